@@ -32,6 +32,7 @@ from services.runtime.database.database import Database, probe_write
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
+from services.runtime.grpc.tls import Dialer, TlsFiles
 from services.runtime.grpc.tokens import TokenFile
 from services.runtime.process import Program
 from services.runtime.settings import Settings
@@ -64,10 +65,12 @@ async def _serve(settings: Settings) -> None:
     ) as database:
         if not await process.migrated_before(stop, database, SERVICE, migrate=settings.migrate):
             return
-        notifier = MerchantNotifier(TokenFile(settings.token_folder / "payment.token").token)
+        tls = process.tls_files(settings)
+        merchants = Dialer(TlsFiles(settings.outside_ca_file) if tls else None)
+        notifier = MerchantNotifier(merchants, TokenFile(settings.token_folder / "payment.token").token)
         server, interceptor = new_server(settings, clock, audience=AUDIENCE, house=False)
         health = _add_services(server, settings, database, notifier, clock)
-        port = process.listen(server, settings)
+        port = process.listen(server, settings.listen_address, tls)
         await server.start()
         write = partial(probe_write, database, COUNTER)
         monitor = HealthMonitor(health, database, None, SERVICE.interface, write, clock)

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import structlog
 
-from coordination.grpc_channel import open_channel
 from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.acquirer.model import Charge, ChargeState
+from services.runtime.grpc.tls import Dialer, RenewedChannel
 
 _NOTICE_TIMEOUT_S = 2.0
 _OUTCOMES: dict[ChargeState, payment_pb2.AcquirerOutcome.ValueType] = {
@@ -32,12 +32,14 @@ class MerchantNotifier:
     """Notify merchants through the stubs of their payment service.
 
     Args:
+        dialer: Connects to them; the certificate must be that of a payment service.
         token: Returns the acquirer's own token for calling a merchant.
     """
 
-    def __init__(self, token: Callable[[], str]) -> None:
+    def __init__(self, dialer: Dialer, token: Callable[[], str]) -> None:
+        self._dialer = dialer
         self._token = token
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, RenewedChannel] = {}
         self._sending: set[asyncio.Task[None]] = set()
 
     def send(self, address: str, charge: Charge, *, times: int) -> None:
@@ -56,8 +58,8 @@ class MerchantNotifier:
 
     async def _notify(self, address: str, charge: Charge) -> None:
         if address not in self._channels:
-            self._channels[address] = open_channel(address)
-        stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address])
+            self._channels[address] = RenewedChannel(self._dialer, address, "payment")
+        stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address].current())
         request = payment_pb2.NotifyAcquirerRequest(key=charge.key, outcome=_OUTCOMES[charge.state])
         try:
             metadata = (("authorization", f"Bearer {self._token()}"),)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2, acquirer_pb2_grpc
 from services.checker.acquirer_log import KINDS, AcquirerLog, AcquirerRecord
+from services.runtime.grpc.tls import Dialer
 
 _PAGE: Final = 1000
 _TIMEOUT_S: Final = 10.0
 
 
-async def read_acquirer_log(address: str, token: str) -> AcquirerLog:
+async def read_acquirer_log(dialer: Dialer, address: str, token: str) -> AcquirerLog:
     """Return the whole log of the acquirer at `address`, oldest first.
+
+    Args:
+        dialer: Connects to it.
 
     Raises:
         grpc.aio.AioRpcError: It does not answer.
     """
     records: list[AcquirerRecord] = []
-    async with open_channel(address) as channel:
+    async with dialer.open(address, "acquirer") as channel:
         stub: Any = acquirer_pb2_grpc.AcquirerServiceStub(channel)
         page_token = ""
         while True:

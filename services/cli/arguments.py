@@ -71,6 +71,17 @@ class Where(StrEnum):
     COMPOSE = "compose"
 
 
+def refuse_deployment(command: str) -> None:
+    """Refuse a command that starts, stops or changes embedded stacks, for a deployment; it names who does that there.
+
+    Raises:
+        typer.BadParameter: Always.
+    """
+    raise typer.BadParameter(
+        f"{command} is for embedded stacks; docker compose runs a deployment (deploy/README.md)", param_hint="--stack"
+    )
+
+
 Data = Annotated[Path, typer.Option("--data", envvar="COUNTINGHOUSE_DATA", help="Directory of the stack's data.")]
 ZooKeeper = Annotated[
     str,

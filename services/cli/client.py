@@ -21,7 +21,6 @@ from google.protobuf.message import Message
 from coordination import errors as coordination_errors
 from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Discovery
-from coordination.grpc_channel import open_channel
 from coordination.session import Session
 from countinghouse.acquirer.v1 import acquirer_pb2_grpc
 from countinghouse.ledger.v1 import ledger_pb2_grpc
@@ -29,9 +28,9 @@ from countinghouse.order.v1 import order_pb2_grpc
 from countinghouse.payment.v1 import payment_pb2_grpc
 from services.cli.connection import Connection, user_name
 from services.cli.exit_codes import Interrupted
-from services.devstack import state
+from services.devstack import dialers, state
 from services.devstack.keys import mint
-from services.devstack.state import INTERFACES
+from services.devstack.state import ACQUIRER, INTERFACES
 from services.kernel.clock import CallDeadline, Clock, SystemClock
 from services.kernel.errors import (
     CountinghouseError,
@@ -45,6 +44,7 @@ from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
+from services.runtime.grpc.tls import Dialer
 from services.runtime.grpc.tokens import MAX_TTL_S
 
 _STUBS: Final[dict[str, Any]] = {
@@ -246,6 +246,21 @@ class Client:
         self._session = session
         return session
 
+    def dialer(self, *, outside: bool = False) -> Dialer:
+        """Return what connects to the services, or to the acquirer.
+
+        Raises:
+            StackRefused: CA_FILE_MISSING.
+            CountinghouseError: TLS_FILE_INVALID.
+        """
+        data, zookeeper = self._connection.data, self._connection.zookeeper
+        found = state.read(data)
+        if outside:
+            elsewhere = os.environ.get(_ACQUIRER_VARIABLE, "") not in ("", found.acquirer if found else "")
+        else:
+            elsewhere = zookeeper not in ("", found.zookeeper if found else "")
+        return dialers.of_command(data, os.environ, outside=outside, elsewhere=elsewhere)
+
     async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         stub = await self._stub(service)
         call = getattr(stub, method)(
@@ -273,16 +288,20 @@ class Client:
 
     async def _stub(self, service: str) -> Any:
         if service in _OUTSIDE and service not in self._stubs:
-            channel = open_channel(self._acquirer())
+            address = self._acquirer()
+            channel = self.dialer(outside=True).open(address, ACQUIRER)
             self._resources.push_async_callback(channel.close)
             self._stubs[service] = _STUBS[service](channel)
         if service not in self._stubs:
             discovery = Discovery(await self.session())
             self._resources.push_async_callback(discovery.close)
             directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
+            dialer = self.dialer()
             discovered = DiscoveredChannel(
                 directory,
                 idempotency=idempotency,
+                credentials=dialer.credentials,
+                options=dialer.options(service),
             )
             self._resources.push_async_callback(discovered.close)
             self._stubs[service] = _STUBS[service](discovered)

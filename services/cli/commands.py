@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from services.cli import exit_codes
-from services.cli.arguments import Where
+from services.cli.arguments import Where, refuse_deployment
 from services.cli.interruption import held_back
 from services.cli.renamed import RenamedOptions
 
@@ -51,11 +51,12 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "Put a backup in the place of the books. No stack may run; what was there is renamed, not removed.",
         ),
         "token": ("tokens", "token", "Print a token, signed with the stack's key, under which its bearer acts."),
-        "key": ("keys", "app", "Show and rotate the keys that sign tokens."),
+        "key": ("keys", "app", "Show and rotate what signs tokens and certificates."),
         "revoke": (
             "keys",
             "revoke",
-            "Revoke a token, or all tokens of a caller, within half a minute; without either show what is revoked.",
+            "Revoke a token, all tokens of a caller, or the certificate of a process, within half a minute; without "
+            "any of them show what is revoked.",
         ),
         "demo": ("demo", "demo", "Settle orders on a new stack while faults happen, and check the result."),
         "chaos": ("chaos", "app", "Inject faults, and check the books."),
@@ -97,7 +98,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
 }
 
 #: They start, stop or change embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore", "key", "revoke")
+_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore", "revoke")
 #: Its stacks are its own, and it has a --stack that names the kind; the variable is not meant for it.
 _CHAOS = "chaos"
 
@@ -167,10 +168,7 @@ def choose(
             return
         raise typer.BadParameter("use `chaos run --stack compose`", param_hint="--stack")
     if context.invoked_subcommand in _LOCAL_ONLY:
-        raise typer.BadParameter(
-            f"{context.invoked_subcommand} is for embedded stacks; docker compose runs a deployment (deploy/README.md)",
-            param_hint="--stack",
-        )
+        refuse_deployment(str(context.invoked_subcommand))
     from services.devstack.deployment import open_deployment  # noqa: PLC0415  a local stack does without
 
     resources = ExitStack()

@@ -22,14 +22,15 @@ from coordination.locks import generation
 from coordination.locks.generation import MAX_AHEAD
 from coordination.session import requests
 from coordination.session.session import Session
-from services.cli import output
+from services.cli import examining_certificates, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
 from services.devstack import state
 from services.devstack.components import zookeeper
-from services.devstack.files import databases_elsewhere, signing_key
+from services.devstack.files import ca_file, databases_elsewhere, signing_key
 from services.devstack.generations import newest, read_file, read_url, seen_by_databases
 from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.stack import Stack, StackOptions
+from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
 from services.runtime.database.sqlite import made_note
 from services.runtime.zookeeper_paths import GENERATION_PATH
@@ -142,6 +143,10 @@ def _data(data: Path) -> list[Finding]:
                 "signing key", False, f"others can read {key} (mode {mode:04o}): chmod 600, and remake it if they did"
             )
         )
+    authority = ca_file(data)
+    if authority.exists():
+        found = list(examining_certificates.faults(data, SystemClock()))
+        findings.append(Finding("certificates", not found, "; ".join(found) or f"of {authority}"))
     return findings
 
 

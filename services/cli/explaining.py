@@ -77,7 +77,7 @@ async def explain(
     finally:
         await discovery.close()
     asked = {verdict.address for verdict in verdicts if not verdict.why_not}
-    health = await _health(asked, interface, client.remaining_s)
+    health = await _health(client, asked, service, client.remaining_s)
     reachable = [verdict.endpoint for verdict in verdicts if verdict.endpoint and _is_reachable(verdict, health)]
     choice = _choice(picker, reachable, order_id) if reachable else Choice("", {})
     lines = [_line(verdict, health, choice) for verdict in verdicts]
@@ -113,10 +113,13 @@ def _choice(picker: str, reachable: Sequence[Endpoint], order_id: str) -> Choice
     return Choice(chosen, {verdict.address: f"{verdict.standing}: {verdict.why}" for verdict in verdicts})
 
 
-async def _health(addresses: set[str], interface: str, left_s: float) -> dict[str, str]:
+async def _health(client: Client, addresses: set[str], service: str, left_s: float) -> dict[str, str]:
+    dialer, interface = client.dialer(), INTERFACES[service]
     ordered = sorted(addresses)
     timeout_s = min(_HEALTH_TIMEOUT_S, left_s)
-    answers = await asyncio.gather(*(health(address, timeout_s, interface=interface) for address in ordered))
+    answers = await asyncio.gather(
+        *(health(dialer, address, service, timeout_s, interface=interface) for address in ordered)
+    )
     return dict(zip(ordered, answers, strict=True))
 
 

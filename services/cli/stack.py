@@ -29,7 +29,7 @@ from services.cli.arguments import (
     run,
 )
 from services.cli.exit_codes import ExitCode
-from services.devstack import state
+from services.devstack import dialers, state
 from services.devstack.stack import Stack, StackOptions
 from services.devstack.state import StackState
 from services.kernel.errors import InvalidArgument
@@ -67,6 +67,14 @@ def up(
     failpoints: Annotated[
         bool, typer.Option("--failpoints", help="Serve the failpoints, so that tests can inject faults.")
     ] = False,
+    plaintext: Annotated[
+        bool,
+        typer.Option(
+            "--plaintext",
+            envvar="COUNTINGHOUSE_PLAINTEXT",
+            help="Serve without TLS, for development: others can read and change every call.",
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +91,7 @@ def up(
             ports=parse_pairs(port or [], "payment=50051"),
             guards_off=parse_guards_off(guards_off),
             failpoints=failpoints,
+            plaintext=plaintext,
             session_timeout_s=session_timeout,
             start_timeout_s=start_timeout,
             detachable=True,
@@ -127,7 +136,7 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         if as_json:
             output.print_json({"zookeeper": "", "acquirer": "", "services": []})
         raise
-    document, acquirer_state = run(_look(found))
+    document, acquirer_state = run(_look(data, found))
     if as_json:
         output.print_json(document)
     else:
@@ -157,6 +166,8 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
     if options.guards_off:
         guards = ", ".join(options.guards_off)
         print(f"GUARDS ARE OFF ({guards}): orders may be settled twice", file=sys.stderr, flush=True)
+    if options.plaintext:
+        print("PLAIN TEXT: others on the network can read and change every call", file=sys.stderr, flush=True)
     try:
         if not await _unless(stop, stack.start()):
             raise typer.Exit(ExitCode.INTERRUPTED)
@@ -262,14 +273,16 @@ def _say_down(data: Path, *, stopped: bool, as_json: bool) -> None:
         print(f"stopped the stack on {data}" if stopped else f"no stack is running on {data}")
 
 
-async def _look(found: StackState) -> tuple[dict[str, Any], str]:
+async def _look(data: Path, found: StackState) -> tuple[dict[str, Any], str]:
     """Return the stack as it is now, and the state of its acquirer; empty: it has none."""
     from services.devstack.readiness import health  # noqa: PLC0415
 
+    house = dialers.of_stack(data, plaintext=found.plaintext)
+    outside = dialers.of_stack(data, plaintext=found.plaintext, outside=True)
     alive = [instance for instance in found.instances if instance.pid and instance.address]
-    acquirer = [health(found.acquirer)] if found.acquirer else []
+    acquirer = [health(outside, found.acquirer, state.ACQUIRER)] if found.acquirer else []
     answers = await asyncio.gather(
-        *(health(instance.address, interface=instance.interface) for instance in alive), *acquirer
+        *(health(house, each.address, each.service, interface=each.interface) for each in alive), *acquirer
     )
     states = dict(zip((instance.name for instance in alive), answers, strict=False))
     return _document(found, states), answers[-1] if acquirer else ""

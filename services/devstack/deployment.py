@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from services.devstack.files import remember_databases, signing_key
+from services.devstack.files import ca_file, remember_databases, signing_key
 from services.devstack.state import ACQUIRER, INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.runtime.database.pgpass import Roles
 
@@ -54,27 +54,34 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
         )
     data = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="countinghouse-")))
     checker = Roles(HOUSE, "").checker
-    wanted = ("signing.key", f"{ACQUIRER}/signing.key", "revoked.json", f"{checker}.pgpass")
+    wanted = ["signing.key", "ca.pem", "revoked.json", f"{checker}.pgpass"]
+    wanted += [f"{ACQUIRER}/signing.key", f"{ACQUIRER}/ca.pem"]
     _take_out(containers["operator"]["Id"], data, [f"keys/{name}" for name in wanted])
     zookeeper = ",".join(address for name in _ZOOKEEPERS if (address := _published(containers.get(name))))
     outside = [ACQUIRER] if ACQUIRER in containers else []
     if server := _published(containers.get("postgres")):
         passfile = data / "keys" / f"{checker}.pgpass"
-        remember_databases(data, _databases(server, [*INTERFACES, *outside], passfile))
+        parameters = f"passfile={quote(str(passfile))}&sslrootcert={quote(str(ca_file(data)))}"
+        remember_databases(data, _databases(server, [*INTERFACES, *outside], parameters))
     lock = StackLock(data)
     lock.take()
     resources.callback(lock.give_up)
     instances = tuple(_instance(name, each) for name, each in sorted(containers.items()) if _is_instance(name))
     acquirer = _published(containers.get(ACQUIRER))
     StackState(os.getpid(), False, zookeeper, 0, instances, acquirer=acquirer).write(data)
-    return {"COUNTINGHOUSE_DATA": str(data), "COUNTINGHOUSE_ZOOKEEPER": zookeeper}
+    return {
+        "COUNTINGHOUSE_DATA": str(data),
+        "COUNTINGHOUSE_ZOOKEEPER": zookeeper,
+        "COUNTINGHOUSE_CA_FILE": str(ca_file(data)),
+        "COUNTINGHOUSE_ACQUIRER_CA_FILE": str(ca_file(data, outside=True)),
+        "COUNTINGHOUSE_PLAINTEXT": "false",
+    }
 
 
-def _databases(server: str, services: Sequence[str], passfile: Path) -> dict[str, str]:
+def _databases(server: str, services: Sequence[str], parameters: str) -> dict[str, str]:
     every = [Roles(HOUSE, service) for service in services]
     return {
-        roles.service: f"postgresql+asyncpg://{roles.checker}@{server}/{roles.database}?passfile={quote(str(passfile))}"
-        for roles in every
+        roles.service: f"postgresql+asyncpg://{roles.checker}@{server}/{roles.database}?{parameters}" for roles in every
     }
 
 

@@ -14,6 +14,11 @@ def signing_key(data: Path, *, outside: bool = False) -> Path:
     return data / "keys" / ("acquirer/signing.key" if outside else "signing.key")
 
 
+def ca_file(data: Path, *, outside: bool = False) -> Path:
+    """Return where the authorities' certificates of a data directory are; or those of its acquirer."""
+    return data / "keys" / ("acquirer/ca.pem" if outside else "ca.pem")
+
+
 def database_url(data: Path, service: str) -> str:
     """SQLAlchemy's URL under which the database of a service is read."""
     elsewhere = databases_elsewhere(data)

@@ -3,7 +3,9 @@
 <data>/keys/signing.key, …                 what signs tokens, and `verify.jwks` (`signing_keys.py`)
 <data>/keys/revoked.json                   the tokens and callers that are revoked (`revocations.py`)
 <data>/keys/tokens/<service>/<name>.token  a service's token for another service, mode 0600, written anew in time
-<data>/keys/acquirer/signing.key, …        the acquirer's own: it issues the credential with which it is called
+<data>/keys/ca.pem, …                      the authority that certifies the house's processes (`authority.py`)
+<data>/keys/tls/<instance>.pem             a process's key and certificate, mode 0600, written anew in time
+<data>/keys/acquirer/signing.key, ca.pem … the acquirer's own: it issues the credential with which it is called
 <data>/keys/<role>.pgpass                  the password of a role on a PostgreSQL server, mode 0600, as in ~/.pgpass
 """
 
@@ -11,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from coordination.files import write_whole
 from services.devstack import revocations
+from services.devstack.authority import Authority
 from services.devstack.files import signing_key
 from services.devstack.signing_keys import SigningKeys
 from services.devstack.state import ACQUIRER, INTERFACES, SigningKeyMissing
@@ -24,7 +28,8 @@ from services.kernel.errors import PermissionDenied
 from services.kernel.ids import RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passfile_line, passwords_in
-from services.runtime.grpc.tokens import HOUSE, MAX_TTL_S, TokenSigner, audience_of
+from services.runtime.grpc.identity import Identity, server_name
+from services.runtime.grpc.tokens import HOUSE, INSTANCE, MAX_TTL_S, TokenSigner, audience_of, service_principal
 
 #: A stolen token of a service is of use for this long at most, and at one other service.
 SERVICE_TOKEN_TTL_S: Final = MAX_TTL_S[Role.SERVICE]
@@ -60,12 +65,21 @@ def mint(data: Path, principal: Principal, ttl_s: int, clock: Clock, *, outside:
     return TokenSigner.from_file(key, clock).sign(principal, ttl_s, *_audiences(principal, outside))
 
 
+def _nothing(_file: Path) -> None:
+    pass
+
+
 def _audiences(principal: Principal, outside: bool) -> tuple[str, ...]:
     """Return where a token that an operator makes is good; one in the name of a service at each service."""
     if outside:
         return (ACQUIRER,)
     machine = principal.role in (Role.SERVICE, Role.ACQUIRER)
     return tuple(map(audience_of, INTERFACES)) if machine else (HOUSE,)
+
+
+def identity_file(keys: Path, instance: str) -> Path:
+    """Return where a process's key and certificate are in a folder of keys."""
+    return keys / "tls" / f"{instance}.pem"
 
 
 def revoked_file(data: Path) -> Path:
@@ -88,7 +102,11 @@ class Keys:
         self.revoked_file = revoked_file(data)
         if not self.revoked_file.exists():
             revocations.write(self.revoked_file, revocations.Revocations(), 0)
+        self.authority = Authority(self._folder, HOUSE, clock)
+        self.acquirers_authority = Authority(self._folder / ACQUIRER, ACQUIRER, clock)
         self._issued_ms: dict[str, int] = {}
+        self._certified: dict[Path, Identity] = {}
+        self._renewed: dict[Path, Callable[[Path], None]] = {}
 
     def verify_file(self, service: str) -> Path:
         """Return the file with the public keys by which a service, or the acquirer, verifies tokens."""
@@ -107,6 +125,40 @@ class Keys:
             write_whole(folder / f"{callee}.token", self._token(service, callee).encode(), mode=0o600)
         self._issued_ms[service] = self._clock.now_ms()
         return folder
+
+    def ca_file(self, service: str) -> Path:
+        """Return the file with the authority of a service's, or the acquirer's, certificate."""
+        return self._authority(service).file
+
+    def outside_ca_file(self, service: str) -> Path:
+        """Return the file with the authority of whom a service calls outside: the acquirer; and of its merchants."""
+        return (self.authority if service == ACQUIRER else self.acquirers_authority).file
+
+    def identity_files(self, service: str) -> list[Path]:
+        """Return the files of `certify` for the instances of a service."""
+        return [file for file, identity in self._certified.items() if identity.service == service]
+
+    def certify(self, service: str, instance: str, renewed: Callable[[Path], None] | None = None) -> Path:
+        """Make a process's key and certificate; return their file. `keep_fresh` keeps them fresh.
+
+        Args:
+            renewed: Called with the file whenever it is new, now as well.
+
+        Raises:
+            PermissionDenied: INSTANCE_REVOKED.
+        """
+        if self._revoked(instance):
+            raise PermissionDenied(
+                "INSTANCE_REVOKED",
+                f"{instance} is revoked; `countinghouse revoke --instance {instance} --undo` takes that back",
+            )
+        file = identity_file(self._folder, instance)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        self._certified[file] = Identity(service, instance)
+        if renewed is not None:
+            self._renewed[file] = renewed
+        self._write_certificate(file)
+        return file
 
     def sign(self, principal: Principal, ttl_s: int | None = None, *, outside: bool = False) -> str:
         """Return a token for a caller, good for an hour or as long as its role allows, unless `ttl_s` is given.
@@ -130,29 +182,83 @@ class Keys:
         return passwords_in(self.passfile(role).read_text())[role]
 
     def renew(self) -> list[str]:
-        """Renew every token that has lived half its life, or whose key signs no more; return whose are new."""
-        changed = [keys.advance() for keys in (self.ours, self.acquirers)]
+        """Renew every token and certificate that has lived half its life, or whose key signs no more.
+
+        What fails keeps nothing else from being renewed.
+
+        Returns:
+            The services whose tokens, and the instances whose certificates, are new.
+
+        Raises:
+            Exception: The first failure.
+        """
+        failures: list[Exception] = []
+        changed = [self._tried(keys.advance, failures) for keys in (self.ours, self.acquirers)]
+        for authority in (self.authority, self.acquirers_authority):
+            self._tried(authority.advance, failures)
         half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
         now_ms = self._clock.now_ms()
         old = [name for name, issued_ms in self._issued_ms.items() if any(changed) or now_ms - issued_ms >= half_ms]
         for service in old:
-            self.issue(service)
-        return old
+            self._tried(partial(self.issue, service), failures)
+        due = [file for file in self._certified if self._is_due(file)]
+        for file in due:
+            self._tried(partial(self._write_certificate, file), failures)
+        if failures:
+            raise failures[0]
+        return [*old, *(self._certified[file].instance for file in due)]
+
+    def _is_due(self, file: Path) -> bool:
+        identity = self._certified[file]
+        return not self._revoked(identity.instance) and self._authority(identity.service).needs_renewal(file)
+
+    @staticmethod
+    def _tried(step: Callable[[], Any], failures: list[Exception]) -> Any:
+        try:
+            return step()
+        except Exception as error:
+            failures.append(error)
+            return None
 
     async def keep_fresh(self, tell: Callable[[str], None]) -> None:
-        """Renew tokens in time; never ends by itself. One that cannot be written is reported, and tried again."""
+        """Renew tokens and certificates in time; never ends by itself.
+
+        One that cannot be written is reported, and tried again.
+        """
         while True:
             await asyncio.sleep(LOOK_S)
             try:
                 self.renew()
-            except OSError as error:
-                tell(f"tokens cannot be renewed in {self._folder} ({error.strerror}); trying again")
+            except Exception as error:  # the next look may find it mended
+                tell(f"tokens and certificates cannot be renewed in {self._folder} ({error}); trying again")
+
+    def _authority(self, service: str) -> Authority:
+        return self.acquirers_authority if service == ACQUIRER else self.authority
+
+    def _write_certificate(self, file: Path) -> None:
+        identity = self._certified[file]
+        if identity.service == ACQUIRER:  # outside: known by its host
+            content = self.acquirers_authority.issue((ACQUIRER,))
+        elif identity.service not in INTERFACES:  # a database calls no service
+            content = self.authority.issue((identity.instance,))
+        else:
+            names = (server_name(identity.service), identity.instance)
+            content = self.authority.issue(names, identity.spiffe_id)
+        write_whole(file, content, mode=0o600)
+        try:
+            self._renewed.get(file, _nothing)(file)
+        except BaseException:
+            file.unlink()  # so that it is tried again
+            raise
+
+    def _revoked(self, instance: str) -> bool:
+        return f"{INSTANCE}:{instance}" in revocations.read(self.revoked_file).callers
 
     def _token(self, service: str, callee: str) -> str:
         if service == ACQUIRER:
             acquirer = Principal(ACQUIRER, Role.ACQUIRER)
             return self.ours.signer.sign(acquirer, SERVICE_TOKEN_TTL_S, audience_of(callee))
-        principal = Principal(f"{service}-service", Role.SERVICE)
+        principal = service_principal(service)
         if callee == ACQUIRER:
             return self.acquirers.signer.sign(principal, SERVICE_TOKEN_TTL_S, ACQUIRER)
         return self.ours.signer.sign(principal, SERVICE_TOKEN_TTL_S, audience_of(callee))

@@ -30,6 +30,7 @@ class StackOptions:
         ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
         guards_off: Guards to switch off, for demonstrations.
         failpoints: Whether tests may inject faults.
+        plaintext: Whether the services serve and call without TLS.
         session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
         settings_of: Settings of single instances by their names; they prevail over all others.
@@ -49,6 +50,7 @@ class StackOptions:
     ports: Mapping[str, int] = field(default_factory=dict)
     guards_off: tuple[str, ...] = ()
     failpoints: bool = False
+    plaintext: bool = False
     session_timeout_s: float = 4.0
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -13,8 +13,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.discovery import Discovery
-from coordination.grpc_channel import open_channel
 from coordination.session import Session, SessionState
+from services.runtime.grpc.service_client import service_of
+from services.runtime.grpc.tls import Dialer
 
 #: Not a state of grpc.health: no server answered in time.
 UNREACHABLE: Final = "UNREACHABLE"
@@ -23,13 +24,15 @@ _RETRY_S = 0.05
 _CHECK_TIMEOUT_S = 1.0
 
 
-async def health(address: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface: str = "") -> str:
-    """Return what grpc.health answers at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
+async def health(
+    dialer: Dialer, address: str, service: str, timeout_s: float = _CHECK_TIMEOUT_S, *, interface: str = ""
+) -> str:
+    """Return what grpc.health of a service answers at `address`: SERVING, NOT_SERVING, UNKNOWN, or UNREACHABLE.
 
     Args:
         interface: Whose readiness is asked for; empty: the liveness of the process. See `runtime/grpc/health.py`.
     """
-    async with open_channel(address) as channel:
+    async with dialer.open(address, service) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]  # its stubs lack it
                 health_pb2.HealthCheckRequest(service=interface), timeout=timeout_s, wait_for_ready=False
@@ -43,10 +46,12 @@ class Readiness:
     """Finds the instances of one stack through its ZooKeeper.
 
     Args:
+        dialer: Connects to them.
         zookeeper: `host:port`; need not answer yet.
     """
 
-    def __init__(self, zookeeper: str, session_timeout_s: float) -> None:
+    def __init__(self, dialer: Dialer, zookeeper: str, session_timeout_s: float) -> None:
+        self._dialer = dialer
         self._session = Session(zookeeper, timeout_s=session_timeout_s, name="stack")
         self._discovery = Discovery(self._session)
 
@@ -69,7 +74,7 @@ class Readiness:
                 news.clear()
                 for endpoint in directory.registered:  # also one that a rule disables is ready
                     if endpoint.url.parameters.get("pid") == str(pid):
-                        await until_serving(endpoint.address, interface)
+                        await until_serving(self._dialer, endpoint.address, service_of(interface), interface)
                         return endpoint.address
                 await news.wait()
         finally:
@@ -81,7 +86,8 @@ class Readiness:
         await self._session.close()
 
 
-async def until_serving(address: str, interface: str = "") -> None:
-    """Wait until grpc.health answers SERVING for `interface` at `address`."""
-    while await health(address, interface=interface) != SERVING:  # noqa: ASYNC110  its Watch may not be up either
+async def until_serving(dialer: Dialer, address: str, service: str, interface: str = "") -> None:
+    """Wait until grpc.health of a service answers SERVING for `interface` at `address`."""
+    # Its Watch may not be up either.
+    while await health(dialer, address, service, interface=interface) != SERVING:  # noqa: ASYNC110
         await asyncio.sleep(_RETRY_S)

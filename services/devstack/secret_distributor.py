@@ -1,16 +1,20 @@
 """Make the keys of a deployment once, give each container its own in a folder of its own, and renew the tokens.
 
-    python -m services.devstack.secret_distributor /secrets order payment ledger
+    python -m services.devstack.secret_distributor /secrets order=2 payment=2 ledger=2 acquirer
 
-    /secrets/operator/           a data directory: the signing key, every password, where the databases are
-    /secrets/<service>/          verify.jwks, revoked.json, `<name>.token` for each service that it calls, and pgpass:
-                                 the password of the role it works under
-    /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` alone
+    /secrets/operator/           a data directory: the signing key, the authority, every password, where the databases
+                                 are
+    /secrets/<service>/          verify.jwks, revoked.json, the authorities' `…ca.pem`, `<name>.token` for each service
+                                 that it calls, and pgpass: the password of the role it works under
+    /secrets/<instance>/         identity.pem: the key and certificate of one instance
+    /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` and `prune`;
+                                 database-ca.pem
+    /secrets/postgres/           server.pem: the database's key and certificate
     /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
 
-Each folder is a volume of its own, mounted read-only by its reader. It is a folder and not a file, since tokens are
-written anew well before they expire, and a file that is mounted by itself stays the old one. Only this process
-signs tokens.
+Each folder is a volume of its own, mounted read-only by its reader. It is a folder and not a file, since tokens and
+certificates are written anew well before they expire, and a file that is mounted by itself stays the old one. Only this
+process signs tokens and certificates.
 """
 
 from __future__ import annotations
@@ -19,18 +23,23 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coordination.files import write_whole
 from services.devstack.components.databases import HOUSE
 from services.devstack.files import remember_databases
 from services.devstack.keys import LOOK_S, Keys
+from services.devstack.options import POSTGRESQL
 from services.kernel.clock import Clock, SystemClock
 from services.runtime.database.pgpass import Roles
 
 #: Where the containers find the server.
-_SERVER = "postgres:5432"
+_POSTGRES = "postgres"
+_SERVER = f"{_POSTGRES}:5432"
+#: Longer than it takes until every process has read a file that has changed.
+_READ_S = 2.0
 
 
 class SecretDistributor:
@@ -38,50 +47,80 @@ class SecretDistributor:
 
     Args:
         root: Where the readers' folders are.
+        services: How many instances of each there are; of an instance `order-1` the service is `order`.
     """
 
-    def __init__(self, root: Path, services: Sequence[str], clock: Clock) -> None:
+    def __init__(self, root: Path, services: Mapping[str, int], clock: Clock) -> None:
         self._root = root
-        self._services = tuple(services)
+        self._services = dict(services)
         self._keys = Keys(root / "operator", clock)
 
     def distribute(self) -> None:
-        """Hand out everything; what was made before is handed out again, only tokens are new."""
+        """Hand out everything; what was made before is handed out again, only tokens and certificates are new."""
         passfiles: dict[str, bytes] = {}
         urls: dict[str, str] = {}
-        for service in self._services:
+        for service, instances in self._services.items():
             roles = Roles(HOUSE, service)
             for role in (roles.owner, roles.user, roles.checker):
                 passfiles[role] = self._keys.passfile(role).read_bytes()
             self._keys.issue(service)
-            self._hand_out(service)
+            for number in range(1, instances + 1):
+                self._keys.certify(service, f"{service}-{number}")
             self._write(service, "pgpass", passfiles[roles.user])
             self._write(f"{service}-owner", "pgpass", passfiles[roles.owner])
-            passfile = self._keys.passfile(roles.checker)
-            urls[service] = f"postgresql+asyncpg://{roles.checker}@{_SERVER}/{roles.database}?passfile={passfile}"
+            parameters = f"passfile={self._keys.passfile(roles.checker)}&sslrootcert={self._keys.ca_file(POSTGRESQL)}"
+            urls[service] = f"postgresql+asyncpg://{roles.checker}@{_SERVER}/{roles.database}?{parameters}"
+        self._keys.certify(POSTGRESQL, _POSTGRES)
+        self._hand_out()
         self._write("roles", "pgpass", b"".join(passfiles.values()))
         remember_databases(self._root / "operator", urls)
 
     def renew(self) -> list[str]:
-        """Hand out what has changed: keys, revocations, and tokens that are renewed; return whose tokens are new."""
-        renewed = self._keys.renew()
+        """Hand out what has changed: keys, revocations, and what is renewed; return whose tokens or certificates."""
+        try:
+            return self._keys.renew()
+        finally:
+            self._hand_out()  # what was renewed all the same, and revocations
+
+    def _hand_out(self) -> None:
+        """Write what each reader gets, where it differs: also what could not be written before.
+
+        What is believed goes first, to all: a certificate of a new authority is of no use to a reader of the old one.
+        """
+        believed = [self._hand(*each) for each in self._believed()]
+        if any(believed):
+            time.sleep(_READ_S)
         for service in self._services:
-            self._hand_out(service)
-        return renewed
+            for file in self._keys.token_folder(service).iterdir():
+                self._hand(service, file.name, file)
+            for file in self._keys.identity_files(service):
+                self._hand(file.stem, "identity.pem", file)
+        (server,) = self._keys.identity_files(POSTGRESQL)
+        # Another user's, who has to read it; no other container mounts the volume.
+        self._hand(_POSTGRES, "server.pem", server, mode=0o644)
 
-    def _hand_out(self, service: str) -> None:
-        """Write what a service verifies and calls with, where it differs: also what could not be written before."""
-        wanted = {"verify.jwks": self._keys.verify_file(service), "revoked.json": self._keys.revoked_file}
-        wanted |= {file.name: file for file in self._keys.token_folder(service).iterdir()}
-        for name, file in wanted.items():
-            there = self._root / service / name
-            if file.exists() and not (there.exists() and there.read_bytes() == file.read_bytes()):
-                self._write(service, name, file.read_bytes())
+    def _believed(self) -> Iterator[tuple[str, str, Path]]:
+        database = self._keys.ca_file(POSTGRESQL)
+        for service in self._services:
+            yield f"{service}-owner", "database-ca.pem", database
+            yield service, "database-ca.pem", database
+            yield service, "ca.pem", self._keys.ca_file(service)
+            yield service, "outside-ca.pem", self._keys.outside_ca_file(service)
+            yield service, "verify.jwks", self._keys.verify_file(service)
+            yield service, "revoked.json", self._keys.revoked_file
 
-    def _write(self, reader: str, name: str, content: bytes) -> None:
+    def _hand(self, reader: str, name: str, file: Path, *, mode: int = 0o600) -> bool:
+        """Write a file where it differs; return whether it did."""
+        there = self._root / reader / name
+        if not file.exists() or (there.exists() and there.read_bytes() == file.read_bytes()):
+            return False
+        self._write(reader, name, file.read_bytes(), mode=mode)
+        return True
+
+    def _write(self, reader: str, name: str, content: bytes, *, mode: int = 0o600) -> None:
         folder = self._root / reader
-        folder.mkdir(mode=0o700, exist_ok=True)
-        write_whole(folder / name, content, mode=0o600)
+        folder.mkdir(mode=0o755 if reader == _POSTGRES else 0o700, exist_ok=True)
+        write_whole(folder / name, content, mode=mode)
 
 
 async def _keep(distributor: SecretDistributor) -> None:
@@ -95,18 +134,23 @@ async def _keep(distributor: SecretDistributor) -> None:
         except TimeoutError:
             try:
                 distributor.renew()
-            except OSError as error:  # of a full disk: the tokens have half their lives left
-                print(f"secret_distributor: tokens cannot be renewed: {error}; trying again", file=sys.stderr)  # noqa: T201
+            except Exception as error:  # of a full disk, say: what is out has half its life left
+                print(f"secret_distributor: {error}: nothing can be renewed; trying again", file=sys.stderr)  # noqa: T201
+
+
+def _counted(given: str) -> tuple[str, int]:
+    service, _, count = given.partition("=")
+    return service, int(count or 1)
 
 
 def main() -> None:
     """Hand out everything, and then what is renewed, until a signal."""
     parser = argparse.ArgumentParser(prog="python -m services.devstack.secret_distributor", description=main.__doc__)
     parser.add_argument("root", type=Path, help="where the readers' folders are")
-    parser.add_argument("services", nargs="+", metavar="SERVICE")
+    parser.add_argument("services", nargs="+", metavar="SERVICE[=INSTANCES]", type=_counted)
     parser.add_argument("--ready", type=Path, required=True, help="file that is made when all has been handed out")
     given = parser.parse_args()
-    distributor = SecretDistributor(given.root, given.services, SystemClock())
+    distributor = SecretDistributor(given.root, dict(given.services), SystemClock())
     distributor.distribute()
     given.ready.touch()
     asyncio.run(_keep(distributor))

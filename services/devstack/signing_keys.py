@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ from services.runtime.grpc.trust import key_id, key_set
 PUBLISHED_S = 60
 #: A token that was signed in the last moment lives so long.
 _BELIEVED_S = max(MAX_TTL_S.values()) + PUBLISHED_S
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A key that is believed.
+
+    Args:
+        kid: Its id.
+        signs_from_s: Of a successor, when it signs, Unix seconds; 0: it signs now, or no more.
+        believed_until_s: Of one that signs no more, when it is dropped, Unix seconds; 0: it signs now, or will.
+    """
+
+    kid: str
+    signs_from_s: int
+    believed_until_s: int
 
 
 class SigningKeys:
@@ -48,6 +64,10 @@ class SigningKeys:
         self.verify_file = folder / "verify.jwks"
         self.signer = TokenSigner.from_file(self._current, clock)
         self._publish(self._retired())
+
+    def listed(self) -> list[ListedKey]:
+        """Return the keys that are believed."""
+        return [ListedKey(each["kid"], each.get("nbf", 0), each.get("exp", 0)) for each in self._published()]
 
     def rotate(self) -> int:
         """Make a successor and publish it; return when it signs, Unix seconds. One that is on its way stays."""

@@ -23,10 +23,11 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from services.devstack import state
+from services.devstack import dialers, state
 from services.devstack.components import databases
 from services.devstack.components.acquirer import ACQUIRER_INSTANCE, Acquirer
 from services.devstack.components.component import Component, Context
@@ -57,6 +58,8 @@ from services.kernel.principal import Principal, Role
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+    from services.runtime.grpc.tls import Dialer
+
 __all__ = ["ACQUIRER_INSTANCE", "ZOOKEEPER", "Stack", "StackOptions"]
 
 
@@ -70,6 +73,7 @@ class Stack:
         tell: Called with a sentence when a process ends, starts again or waits.
 
     Attributes:
+        dialer: Returns what connects to its services, or with `outside=True` to its acquirer.
         server: The URL of the superuser of the stack's own PostgreSQL, once that was started; None: it has none.
     """
 
@@ -83,6 +87,7 @@ class Stack:
     ) -> None:
         self.options = options
         self.data = options.data.absolute()
+        self.dialer: Callable[..., Dialer] = partial(dialers.of_stack, self.data, plaintext=options.plaintext)
         self.server: URL | None = None
         self._clock = clock or SystemClock()
         self._environment = dict(os.environ if environment is None else environment)
@@ -161,6 +166,7 @@ class Stack:
             supervisor=os.getpid(),
             detachable=self.options.detachable,
             failpoints=self.options.failpoints,
+            plaintext=self.options.plaintext,
             guards_off=self.options.guards_off,
             **fields,
         )

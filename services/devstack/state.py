@@ -103,6 +103,7 @@ class StackState:
         zookeeper_pid: 0 if it is not the stack's own.
         acquirer: `host:port`; empty: there is none.
         acquirer_pid: 0 while it has no process here.
+        plaintext: Whether the services are called without TLS.
     """
 
     supervisor: int
@@ -113,6 +114,7 @@ class StackState:
     acquirer: str = ""
     acquirer_pid: int = 0
     failpoints: bool = False
+    plaintext: bool = False
     guards_off: tuple[str, ...] = ()
 
     def write(self, data: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coordination.grpc_channel import open_channel
 from coordination.locks import ResourceLocks
 from countinghouse.acquirer.v1.acquirer_pb2_grpc import AcquirerServiceStub
 from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -20,7 +19,9 @@ from services.payment.servicer import PaymentResponses, PaymentServicer
 from services.payment.store import SqlPaymentStore
 from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.cluster_member import Components, Runtime, Service, run
+from services.runtime.grpc.tls import Dialer, RenewedChannel, TlsFiles
 from services.runtime.grpc.tokens import TokenFile
+from services.runtime.settings import Settings
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 
@@ -31,14 +32,14 @@ async def build(runtime: Runtime) -> Components:
     await store.prepare()
     locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
     orders, ledger = await peers.find(ORDER_INTERFACE), await peers.find(LEDGER_INTERFACE)
-    outside = open_channel(settings.acquirer_address) if settings.acquirer_address else None
+    outside = _outside_channel(settings) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,
         requests=SqlRequestRecords(runtime.database, guards),
         orders=OrderPeer(OrderServiceStub(orders.channel), orders),
         ledger=LedgerPeer(LedgerServiceStub(ledger.channel), ledger),
         acquirer=AcquirerPeer(
-            AcquirerServiceStub(outside) if outside else None,
+            (lambda: AcquirerServiceStub(outside.current())) if outside else None,
             token=TokenFile(settings.token_folder / "acquirer.token").token,
             timeout_s=settings.acquirer_timeout_s,
             own_address=lambda: runtime.advertised.address,
@@ -74,6 +75,12 @@ async def build(runtime: Runtime) -> Components:
         drain_tasks=[LeaseRenewer(operations.leases, settings.lease_s).run],
         close=close,
     )
+
+
+def _outside_channel(settings: Settings) -> RenewedChannel:
+    """Return a channel to the acquirer, whose certificate must name the host of its address."""
+    files = None if settings.plaintext else TlsFiles(settings.outside_ca_file)
+    return RenewedChannel(Dialer(files, outside=True), settings.acquirer_address, "acquirer")
 
 
 SERVICE = Service(

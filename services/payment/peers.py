@@ -181,7 +181,7 @@ class AcquirerPeer:
     """The acquirer, at an address.
 
     Args:
-        stub: None: there is none, and cards are not taken.
+        stub: Returns it for the next call; None: there is none, and cards are not taken.
         token: Gives this service's own token.
         timeout_s: How long it may take to answer.
         own_address: Gives where this process listens, for the acquirer's notices.
@@ -189,14 +189,14 @@ class AcquirerPeer:
 
     def __init__(
         self,
-        stub: AcquirerServiceStub | None,
+        stub: Callable[[], AcquirerServiceStub] | None,
         *,
         token: Callable[[], str],
         timeout_s: float,
         own_address: Callable[[], str],
     ) -> None:
         self.present = stub is not None
-        self._stub: Any = stub
+        self._stub = stub
         self._token = token
         self._timeout_s = timeout_s
         self._own_address = own_address
@@ -232,7 +232,7 @@ class AcquirerPeer:
             raise OutcomeUnknown("DEADLINE_TOO_SHORT", "too little was left of the deadline to ask the acquirer")
         metadata = (("authorization", f"Bearer {self._token()}"),)
         try:
-            charge = (await getattr(self._stub, method)(request, timeout=wait_s, metadata=metadata)).charge
+            charge = (await getattr(self._stub(), method)(request, timeout=wait_s, metadata=metadata)).charge
         except grpc.aio.AioRpcError as error:
             answer = status.from_rpc_error(error)
             if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":

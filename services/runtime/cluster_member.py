@@ -47,6 +47,7 @@ from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
 from services.runtime.grpc.methods import method_names
 from services.runtime.grpc.service_client import Peers
+from services.runtime.grpc.tls import INTERNAL_PORT, Dialer, TlsFiles
 from services.runtime.grpc.tokens import audience_of
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.process import Program
@@ -165,14 +166,15 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         if not await process.migrated_before(stop, database, service, migrate=settings.migrate):
             return
-        runtime = await _runtime(service, settings, database, Metrics(collected), stack)
+        tls = process.tls_files(settings)
+        runtime = await _runtime(service, settings, database, Dialer(tls), Metrics(collected), stack)
         components = await service.build(runtime)
         server, interceptor = new_server(
-            settings, runtime.clock, CallMetrics(collected), audience=audience_of(service.name)
+            settings, runtime.clock, CallMetrics(collected), audience=audience_of(service.name), tls=tls
         )
         components.add(server)
         health = process.add_standard_services(server, service.interface, runtime.failpoints, settings.profile)
-        port = _listen(server, settings, runtime.advertised)
+        ports = _listen(server, settings, tls, runtime.advertised)
         await server.start()
         monitor = HealthMonitor(
             health,
@@ -184,8 +186,9 @@ async def _serve(service: Service, settings: Settings) -> None:
         )
         registry = Registry(runtime.session, metrics=runtime.metrics)
         stack.push_async_callback(registry.close, _REGISTRY_CLOSE_S)
-        url = _provider_url(service, settings, port, page, runtime.clock)
-        log.info("listening", address=str(ServerAddress(settings.listen_host, port)), metrics=page, pid=os.getpid())
+        url = _provider_url(service, settings, ports, page, runtime.clock)
+        listening = str(ServerAddress(settings.listen_host, ports.public))
+        log.info("listening", address=listening, internal=ports.internal, metrics=page, pid=os.getpid())
 
         registering = asyncio.create_task(_register_when_ready(runtime, monitor, registry, url))
         beginning = [registering, process.begin(monitor.watch), *map(process.begin, components.workers)]
@@ -208,7 +211,12 @@ async def _serve(service: Service, settings: Settings) -> None:
 
 
 async def _runtime(
-    service: Service, settings: Settings, database: Database, metrics: Metrics, stack: AsyncExitStack
+    service: Service,
+    settings: Settings,
+    database: Database,
+    dialer: Dialer,
+    metrics: Metrics,
+    stack: AsyncExitStack,
 ) -> Runtime:
     """Open a ZooKeeper session, which `stack` closes."""
     clock = DatabaseClock(database, SystemClock())
@@ -221,6 +229,7 @@ async def _runtime(
     peers = Peers(
         session,
         settings.token_folder,
+        dialer=dialer,
         consumer=_consumer(service, settings, clock),
         picker=settings.picker,
         cache=settings.discovery_cache,
@@ -250,8 +259,21 @@ async def _unregister(registry: Registry, url: ProviderURL) -> None:
             await asyncio.sleep(_UNREGISTER_PAUSE_S)
 
 
-def _listen(server: grpc.aio.Server, settings: Settings, advertised: AdvertisedAddress) -> int:
-    port = process.listen(server, settings)
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """What a service listens on.
+
+    Args:
+        internal: 0: in plain text there is none.
+    """
+
+    public: int
+    internal: int
+
+
+def _listen(server: grpc.aio.Server, settings: Settings, tls: TlsFiles | None, advertised: AdvertisedAddress) -> _Ports:
+    port = process.listen(server, settings.listen_address, tls)
+    internal = process.listen(server, settings.internal_address, tls, internal=True) if tls else 0
     host = _advertised_host(settings)
     if settings.listen_host in EVERYWHERE and is_loopback(host):
         log.warning(
@@ -260,7 +282,7 @@ def _listen(server: grpc.aio.Server, settings: Settings, advertised: AdvertisedA
             registered=host,
         )
     advertised.address = str(ServerAddress(host, settings.advertise_port or port))
-    return port
+    return _Ports(port, internal)
 
 
 def _application(service: Service) -> str:
@@ -285,11 +307,14 @@ def _open_page(settings: Settings, collected: CollectorRegistry, stack: AsyncExi
     return str(ServerAddress(host, page.port))
 
 
-def _provider_url(service: Service, settings: Settings, port: int, page: str, clock: Clock) -> ProviderURL:
+def _provider_url(service: Service, settings: Settings, ports: _Ports, page: str, clock: Clock) -> ProviderURL:
+    more = {"metrics": page} if page else {}
+    if ports.internal:
+        more[INTERNAL_PORT] = str(settings.advertise_internal_port or ports.internal)
     return ProviderURL.provider(
         service.interface,
         _advertised_host(settings),
-        settings.advertise_port or port,
+        settings.advertise_port or ports.public,
         application=_application(service),
         methods=method_names(service.interface),
         release="countinghouse",
@@ -297,7 +322,7 @@ def _provider_url(service: Service, settings: Settings, port: int, page: str, cl
         instance=settings.instance,
         pid=str(os.getpid()),
         warmup=str(round(settings.warmup_s * 1000)),
-        **({"metrics": page} if page else {}),  # type: ignore[arg-type]  # mypy takes it for a weight
+        **more,  # type: ignore[arg-type]  # mypy takes it for a weight
     )
 
 

@@ -37,6 +37,7 @@ from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.postgres_roles import grant
 from services.runtime.grpc.failpoints import FailpointServicer, FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor
+from services.runtime.grpc.tls import TlsFiles
 from services.runtime.settings import Profile, Settings
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
@@ -146,18 +147,36 @@ def _add_reflection(
     reflection.enable_server_reflection(names, server)
 
 
-def listen(server: grpc.aio.Server, settings: Settings) -> int:
-    """Listen where the settings say; return the port.
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the certificates that the settings name; None, with a warning: calls go in plain text.
+
+    Raises:
+        CountinghouseError: TLS_FILE_MISSING, TLS_FILE_INVALID.
+    """
+    if settings.plaintext:
+        log.warning("PLAIN TEXT: others on the network can read and change every call; unset COUNTINGHOUSE_PLAINTEXT")
+        return None
+    return TlsFiles(settings.ca_file, settings.identity_file)
+
+
+def listen(server: grpc.aio.Server, address: str, files: TlsFiles | None, *, internal: bool = False) -> int:
+    """Listen on an address; return the port.
+
+    Args:
+        files: None: in plain text.
+        internal: Whether clients must show a certificate.
 
     Raises:
         CountinghouseError: PORT_BUSY.
     """
     try:
-        return server.add_insecure_port(settings.listen_address)
+        if files is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, files.server_credentials(demand_certificate=internal))
     except RuntimeError as error:
         raise CountinghouseError(
             "PORT_BUSY",
-            f"cannot listen on {settings.listen_address}: the port is taken, or the address is none of this machine's",
+            f"cannot listen on {address}: the port is taken, or the address is none of this machine's",
         ) from error
 
 

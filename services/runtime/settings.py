@@ -23,7 +23,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 
 
 class Profile(StrEnum):
-    """Whether failpoints may be armed, guards switched off, and the protos read by reflection."""
+    """Whether failpoints may be armed, guards switched off, TLS left out, and the protos read by reflection."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
@@ -71,6 +71,19 @@ class Settings(BaseSettings):
     checker_role: str = ""
     database_pool: int = Field(default=8, ge=1, le=100)
     statement_timeout_s: float = Field(default=5.0, gt=0, le=60)
+
+    #: The authorities whose certificates are believed, and this process's own key and certificate; read again when they
+    #: change (`runtime/grpc/tls.py`).
+    ca_file: Path = Path("ca.pem")
+    identity_file: Path = Path("identity.pem")
+    #: The authorities of the other house: the acquirer's for those who charge cards, the merchants' for the acquirer.
+    outside_ca_file: Path = Path("outside-ca.pem")
+    #: Serve and call without TLS, for development: what is on the way can be read and changed by others.
+    plaintext: bool = False
+    #: Port on which the other services call, which show a certificate; 0 takes a free one. Not the acquirer's.
+    internal_port: int = Field(default=0, ge=0, le=65_535)
+    #: That port as it is written into the registry, where something stands in front; 0: the one listened on.
+    advertise_internal_port: int = Field(default=0, ge=0, le=65_535)
 
     #: JSON Web Key Set of the public keys by which tokens are verified; read again when it changes.
     verify_key_file: Path = Path("verify.jwks")
@@ -169,6 +182,11 @@ class Settings(BaseSettings):
         """`host:port` to listen on, IPv6 in brackets."""
         return str(ServerAddress(self.listen_host, self.listen_port))
 
+    @property
+    def internal_address(self) -> str:
+        """`host:port` to listen on for the other services."""
+        return str(ServerAddress(self.listen_host, self.internal_port))
+
     @model_validator(mode="after")
     def _production_is_strict(self) -> Settings:
         guards = Guards.without(self.guards_off)
@@ -178,6 +196,8 @@ class Settings(BaseSettings):
             )
         if self.profile is Profile.PRODUCTION and self.failpoints:
             raise ValueError("the production profile refuses failpoints; unset COUNTINGHOUSE_FAILPOINTS")
+        if self.profile is Profile.PRODUCTION and self.plaintext:
+            raise ValueError("the production profile refuses plain text; unset COUNTINGHOUSE_PLAINTEXT")
         return self
 
     @property

@@ -26,7 +26,8 @@ from google.protobuf.message_factory import GetMessageClass
 from coordination.channel import PowerOfTwoChoices
 from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.discovery import Directory, Discovery
-from coordination.grpc_channel import PATIENT, open_channel
+from coordination.grpc_channel import PATIENT
+from coordination.registry import Endpoint
 from coordination.session import Session
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.debug.v1 import failpoint_pb2
@@ -42,6 +43,7 @@ from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.ids import RandomIds
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
+from services.runtime.grpc.tls import Dialer
 from services.testkit.identities import CUSTOMER, Identity
 
 CURRENCY: Final = "CNY"
@@ -143,13 +145,19 @@ class CallResult:
         return self.response
 
 
+def _in_plain_text(*, outside: bool = False) -> Dialer:
+    return Dialer(None, outside=outside)
+
+
 class Connections:
     """What the clients of one deployment share: channels, the history, and the definitive answers so far.
 
     Args:
         address_of: The address of an instance, like `payment-1`.
+        dialer: Returns what connects to the services, or to the acquirer; called when something is to be connected to.
         history: Where calls about orders and payments are recorded; None: nowhere.
         zookeeper: Where a call to no certain instance finds one; empty: it goes to the first of its service.
+        endpoint_address: Where one that was found is connected to; None: its public address.
         rng: Chooses among endpoints and makes ids that the same seed gives again; None: ids are random.
     """
 
@@ -158,8 +166,10 @@ class Connections:
         address_of: Callable[[str], str],
         clock: Clock,
         *,
+        dialer: Callable[..., Dialer] = _in_plain_text,
         history: HistoryWriter | None = None,
         zookeeper: str = "",
+        endpoint_address: Callable[[Endpoint], str] | None = None,
         rng: random.Random | None = None,
         session_timeout_s: float = 4.0,
     ) -> None:
@@ -168,7 +178,9 @@ class Connections:
         self.answers: list[Answered] = []
         self.directories: dict[str, Directory] = {}
         self._address_of = address_of
+        self._dialer = dialer
         self._zookeeper = zookeeper
+        self._endpoint_address = endpoint_address
         self._session_timeout_s = session_timeout_s
         self._rng = rng
         self._numbers = 0
@@ -184,10 +196,18 @@ class Connections:
             discovery = Discovery(session)
             self._resources.push_async_callback(discovery.close)
             rng = self._rng or random.Random()  # noqa: S311
+            dialer = self._dialer()
             for service, interface in INTERFACES.items():
                 directory = await discovery.subscribe(interface, timeout_s=_FIND_TIMEOUT_S)
                 self.directories[service] = directory
-                channel = DiscoveredChannel(directory, picker=PowerOfTwoChoices(rng), idempotency=idempotency)
+                channel = DiscoveredChannel(
+                    directory,
+                    picker=PowerOfTwoChoices(rng),
+                    idempotency=idempotency,
+                    address_of=self._endpoint_address,
+                    credentials=dialer.credentials,
+                    options=dialer.options(service),
+                )
                 self._discovered[service] = channel
                 self._resources.push_async_callback(channel.close)
         return self
@@ -210,9 +230,11 @@ class Connections:
         """Return the channel to an instance; without one, to whichever discovery picks."""
         if not at and service in self._discovered:
             return self._discovered[service]
-        address = self._address_of(at or f"{service}-1")
+        name = at or f"{service}-1"
+        address = self._address_of(name)
         if address not in self._direct:
-            self._direct[address] = open_channel(address, _RECONNECT)
+            dialer = self._dialer(outside=name.startswith(ACQUIRER))
+            self._direct[address] = dialer.open(address, name.rpartition("-")[0], _RECONNECT)
         return self._direct[address]
 
     def order_of(self, subject: str, order_id: str = "") -> str:

@@ -66,6 +66,7 @@ class Harness:
             self.address,
             self.clock,
             history=history,
+            dialer=stack.dialer,
             zookeeper=stack.zookeeper if discovers else "",
             rng=None if seed is None else random.Random(f"{seed}/calls"),  # noqa: S311
         )

@@ -18,9 +18,9 @@ from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
-from services.kernel.principal import Role
 from services.testkit.client import RecordingClient, money, new_id
 from services.testkit.harness import Harness
+from tests.e2e.as_service import open_service
 from tests.e2e.load import Load
 
 _MERCHANT = "wallet:merchant:CNY"
@@ -129,13 +129,13 @@ class Clients:
 @asynccontextmanager
 async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> AsyncIterator[Clients]:
     """Clients of a running stack, with one order and one payment made, over a ZooKeeper session of their own."""
-    async with Harness(stack, discovers=True) as harness:
+    async with Harness(stack, discovers=True) as harness, open_service(stack) as service:
         clients = Clients(
             load,
             harness.cashier,
             harness.accountant,
             harness.customer,
-            harness.client("payment-service", Role.SERVICE),
+            service,
             tuple(harness.connections.directories.values()),
             timeout_s,
         )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0x0, 0x1, 0x4, 0x6, 0x7
@@ -137,14 +139,21 @@ def _text(text: str) -> bytes:
 
 
 @asynccontextmanager
-async def pinging(address: str, settings: Mapping[int, int] | None = None) -> AsyncIterator[Pinger]:
+async def pinging(
+    address: str, settings: Mapping[int, int] | None = None, *, ca_file: Path | None = None
+) -> AsyncIterator[Pinger]:
     """An idle connection to `host:port`.
 
     Args:
         settings: Of the client; see RFC 9113, section 6.5.2.
+        ca_file: Of the authority of the server's certificate; None: in plain text.
     """
     host, _, port = address.rpartition(":")
-    pinger = Pinger(*await asyncio.open_connection(host, int(port)), settings or {})
+    secured = None
+    if ca_file is not None:
+        secured = ssl.create_default_context(cafile=ca_file)
+        secured.set_alpn_protocols(["h2"])
+    pinger = Pinger(*await asyncio.open_connection(host, int(port), ssl=secured), settings or {})
     try:
         yield pinger
     finally:

@@ -19,6 +19,7 @@ from services.kernel.principal import Principal, Role
 from services.runtime.grpc.tokens import TokenSigner
 from services.testkit.client import RecordingClient, money, new_id
 from services.testkit.harness import open_client
+from tests.e2e.as_service import open_service
 from tests.e2e.checked import refusal
 from tests.fakes.clock import ManualClock
 
@@ -399,10 +400,14 @@ class TestCaller:
         async with open_client(stack, "x", role) as somebody:
             await assert_refused(somebody.settle_once("o"), "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
 
-    @pytest.mark.parametrize("name", ["payment-service", "order-service", "x"])
-    async def test_service_may_not_settle(self, stack: Stack, name: str) -> None:
-        async with open_client(stack, name, Role.SERVICE) as service:
+    async def test_service_may_not_settle(self, stack: Stack) -> None:
+        async with open_service(stack) as service:
             await assert_refused(service.settle_once("o"), "PERMISSION_DENIED", "SERVICE_NOT_ALLOWED")
+
+    @pytest.mark.parametrize("name", ["payment-service", "order-service", "x"])
+    async def test_service_without_a_certificate_is_refused(self, stack: Stack, name: str) -> None:
+        async with open_client(stack, name, Role.SERVICE) as service:
+            await assert_refused(service.settle_once("o"), "UNAUTHENTICATED", "CERTIFICATE_REQUIRED")
 
     async def test_only_accountants_reverse(self, cashier: RecordingClient) -> None:
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id="p", reason="r")

@@ -19,8 +19,9 @@ from services.kernel.principal import Role
 from services.runtime.grpc import status
 from services.testkit.client import CallResult, RecordingClient, new_id
 from services.testkit.failpoints import DELAY, DROP_REPLY, KILL
-from services.testkit.harness import Harness, open_client
+from services.testkit.harness import Harness
 from services.testkit.waiting import wait_until
+from tests.e2e.as_service import open_service
 from tests.e2e.checked import charges, checked_books, refusal
 from tests.e2e.conftest import SETTINGS, options
 
@@ -177,7 +178,7 @@ async def test_malformed_request_in_a_batch_fails_alone(shared: Harness) -> None
     def claim(order_id: str, fence: fence_pb2.Fence | None = _FENCE) -> order_pb2.ClaimOrderRequest:
         return order_pb2.ClaimOrderRequest(order_id=order_id, payment_id=f"p-{order_id}", fence=fence, clerk=_LI)
 
-    async with open_client(shared.stack, "payment-service", Role.SERVICE) as service:
+    async with open_service(shared.stack) as service:
         batch = [claim(order_ids[0]), claim(order_ids[1], None), claim("no-such-order"), claim(order_ids[2])]
         claimed = (await service.ask(order_pb2.ClaimOrdersRequest(requests=batch))).outcomes
         assert reasons(claimed) == [b"", "FENCE_REQUIRED", "ORDER_NOT_FOUND", b""]

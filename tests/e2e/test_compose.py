@@ -24,12 +24,13 @@ import pytest_asyncio
 
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos.targets.compose import free_digits, named
-from services.devstack import state
+from services.devstack import dialers, state
 from services.devstack.deployment import open_deployment
 from services.devstack.keys import mint
 from services.devstack.state import Instance
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Principal, Role
+from services.runtime.grpc.tls import Dialer
 from services.testkit.client import new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
@@ -59,6 +60,10 @@ class Deployment:
 
     def token(self, name: str, role: Role, *, outside: bool = False) -> str:
         return mint(self.data, Principal(name, role), 3600, SystemClock(), outside=outside)
+
+    def dialer(self, *, outside: bool = False) -> Dialer:
+        """What connects to its services, or to its acquirer."""
+        return dialers.of_stack(self.data, plaintext=False, outside=outside)
 
     async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `countinghouse --stack compose …`."""
@@ -137,6 +142,7 @@ async def test_readmes_script_settles_an_order(deployment: Deployment, tmp_path:
     order_id = made["order"]["order_id"]
     test_readme.link_modules(bare)
     (tmp_path / "pay.py").write_text(test_readme.readme_script())
+    (tmp_path / "ca.pem").write_text((await deployment.command("key", "ca")).stdout)
     code, output, errors = await test_readme.run(
         bare,
         tmp_path,

@@ -348,7 +348,8 @@ async def proved(running: RunningStack, *, within_s: float) -> Snapshot:
     assert reading.snapshot.unfinished() == []
     assert reading.at_rest
     operator = running.harness.operator
-    log = await read_acquirer_log(running.harness.address(ACQUIRER_INSTANCE), operator.identity.outside)
+    dialer, address = running.harness.stack.dialer(outside=True), running.harness.address(ACQUIRER_INSTANCE)
+    log = await read_acquirer_log(dialer, address, operator.identity.outside)
     running.history.flush()
     history = replace(read_history(running.path), whole=True)  # so far: no call is under way at the moment
     checks = run_checks(reading.snapshot, history=history, acquirer=log, now_ms=reading.at_ms)

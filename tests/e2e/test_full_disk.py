@@ -11,7 +11,7 @@ import pytest
 from countinghouse.order.v1 import order_pb2
 from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING, health
-from services.devstack.stack import ZOOKEEPER
+from services.devstack.stack import ACQUIRER_INSTANCE, ZOOKEEPER, Stack
 from services.devstack.state import INTERFACES
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
@@ -38,9 +38,9 @@ async def test_stack_reports_a_full_disk_and_recovers_with_space(tmp_path: Path,
             refused = await first_refused(client)
             code, error = await refusal(client.call(refused))
             assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_FULL", 1000)
-            await until_health(stack.instance("order-1").address, "NOT_SERVING")
-            await until_health(stack.acquirer, "NOT_SERVING", ACQUIRER_INTERFACE)
-            await until_health(stack.acquirer, SERVING, "")
+            await until_health(stack, "order-1", "NOT_SERVING", INTERFACES["order"])
+            await until_health(stack, ACQUIRER_INSTANCE, "NOT_SERVING", ACQUIRER_INTERFACE)
+            await until_health(stack, ACQUIRER_INSTANCE, SERVING, "")
             assert await client.order_state(order) == "UNPAID"  # reading goes on
 
             stack.kill(ZOOKEEPER, signal.SIGKILL)
@@ -50,8 +50,8 @@ async def test_stack_reports_a_full_disk_and_recovers_with_space(tmp_path: Path,
             (disk / "filler").unlink()
             await stack.wait_server(ZOOKEEPER)
             for instance in stack.instances:
-                await until_health(instance.address, SERVING, INTERFACES[instance.service])
-            await until_health(stack.acquirer, SERVING, ACQUIRER_INTERFACE)
+                await until_health(stack, instance.name, SERVING, INTERFACES[instance.service])
+            await until_health(stack, ACQUIRER_INSTANCE, SERVING, ACQUIRER_INTERFACE)
             assert (await client.ask(refused)).order.order_id
             await client.settle_ok(order)
             assert await client.order_state(order) == "PAID"
@@ -68,7 +68,8 @@ async def first_refused(client: RecordingClient) -> order_pb2.CreateOrderRequest
                 return request
 
 
-async def until_health(address: str, wanted: str, interface: str = INTERFACES["order"]) -> None:
+async def until_health(stack: Stack, name: str, wanted: str, interface: str) -> None:
+    instance, dialer = stack.instance(name), stack.dialer(outside=name == ACQUIRER_INSTANCE)
     async with asyncio.timeout(30):
-        while await health(address, interface=interface) != wanted:  # noqa: ASYNC110  another process
+        while await health(dialer, instance.address, instance.service, interface=interface) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

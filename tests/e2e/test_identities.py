@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from cryptography import x509
 
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
-from services.devstack import keys, signing_keys
+from services.devstack import authority, keys, signing_keys
+from services.devstack.authority import Authority
 from services.devstack.signing_keys import SigningKeys
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
@@ -23,6 +26,7 @@ from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 from services.testkit.client import RecordingClient, money
 from services.testkit.harness import Harness, open_client
+from tests.e2e.as_service import open_service
 from tests.e2e.checked import checked_books, refusal
 from tests.e2e.command import command_line, document
 from tests.e2e.conftest import FreshStack
@@ -43,9 +47,13 @@ async def shared(stack: Stack) -> AsyncIterator[Harness]:
         yield harness
 
 
-async def reason(stack: Stack, token: str, request: Any) -> tuple[str, str]:
-    """How a request with this token is refused."""
-    async with open_client(stack, "thief", Role.SERVICE, token=token) as thief:
+async def reason(stack: Stack, token: str, request: Any, certificate: str = "payment-1") -> tuple[str, str]:
+    """How a request with this token is refused; to a service it comes with the certificate of the payment service."""
+    if isinstance(request, acquirer_pb2.ListLogRequest):
+        opened = open_client(stack, "thief", Role.SERVICE, token=token)
+    else:
+        opened = open_service(stack, "thief", token=token, certificate=certificate)
+    async with opened as thief:
         code, error = await refusal(thief.call(request))
         return code, error.reason
 
@@ -61,7 +69,7 @@ class TestStolenToken:
             "UNAUTHENTICATED",
             "TOKEN_FOR_ANOTHER",
         )
-        async with open_client(stack, "payment-service", Role.SERVICE, token=stolen(stack, "payment", "order")) as own:
+        async with open_service(stack, token=stolen(stack, "payment", "order")) as own:
             assert (await own.call(request)).response.order.order_id == order_id
 
     async def test_credential_of_the_acquirer_is_refused_in_the_house(self, shared: Harness) -> None:
@@ -91,7 +99,10 @@ class TestStolenToken:
             "SERVICE_NOT_ALLOWED",
         )
         forged = stack.token("order-service", Role.SERVICE)
-        assert await reason(stack, forged, ledger_pb2.PostRequest()) == ("PERMISSION_DENIED", "SERVICE_NOT_ALLOWED")
+        assert await reason(stack, forged, ledger_pb2.PostRequest(), "order-1") == (
+            "PERMISSION_DENIED",
+            "SERVICE_NOT_ALLOWED",
+        )
 
     def test_services_that_call_none_have_no_token(self, shared: Harness) -> None:
         folder = shared.stack.data / "keys" / "tokens"
@@ -120,12 +131,13 @@ async def test_revoked_caller_is_refused_until_it_is_taken_back(fresh_stack: Fre
         assert (await another.call(request)).error is None
 
 
-async def test_keys_rotate_twice_under_load_without_a_failed_call(
+async def test_keys_and_certificates_rotate_twice_under_load_without_a_failed_call(
     fresh_stack: FreshStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People's tokens of the first key stay good; services call with tokens of the newest."""
+    """People's tokens of the first key stay good; services call with tokens and certificates of the newest."""
     monkeypatch.setattr(keys, "LOOK_S", 0.1)
     monkeypatch.setattr(signing_keys, "PUBLISHED_S", 1)
+    monkeypatch.setattr(authority, "PUBLISHED_S", 4)  # a process looks at its files once a second
     async with fresh_stack(replicas={"payment": 2}) as stack, Harness(stack) as harness:
         stop, calls, failed = asyncio.Event(), 0, []
 
@@ -142,19 +154,27 @@ async def test_keys_rotate_twice_under_load_without_a_failed_call(
                         failed.append(str(result.error))
 
         working = [asyncio.create_task(work(harness.client(f"li-{each}", Role.CASHIER))) for each in range(_CALLERS)]
-        seen = {signing_kid(stack.data)}
+        seen = [signing(stack.data)]
         for _ in range(_ROTATIONS):
-            before, calls_before = signing_kid(stack.data), calls
+            calls_before = calls
             SigningKeys(stack.data / "keys", SystemClock()).rotate()  # as `key rotate` does
-            async with asyncio.timeout(60):
-                while signing_kid(stack.data) == before or calls < calls_before + 100:  # noqa: ASYNC110  a file
+            Authority(stack.data / "keys", "countinghouse", SystemClock()).rotate()  # and with --authority
+            async with asyncio.timeout(90):
+                while calls < calls_before + 100 or not all(map(operator.ne, signing(stack.data), seen[-1])):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            seen.add(signing_kid(stack.data))
+            seen.append(signing(stack.data))
         stop.set()
         await asyncio.gather(*working)
         assert failed == []
-        assert len(seen) == _ROTATIONS + 1
+        assert [len(set(each)) for each in zip(*seen, strict=True)] == [_ROTATIONS + 1] * 4
         await checked_books(harness)
+
+
+def signing(data: Path) -> tuple[str, ...]:
+    """The key that signs tokens, and which authority signed the certificate of each service."""
+    identities = (data / "keys" / "tls" / f"{service}-1.pem" for service in INTERFACES)
+    certificates = (x509.load_pem_x509_certificates(each.read_bytes())[0] for each in identities)
+    return signing_kid(data), *(each.issuer.rfc4514_string() for each in certificates)
 
 
 def signing_kid(data: Path) -> str:
@@ -172,7 +192,7 @@ async def test_production_profile_serves_no_reflection_and_settles(fresh_stack: 
         await harness.cashier.settle_ok(await harness.new_order())
         for instance in stack.instances:
             assert instance.interface in INTERFACES.values()
-            async with grpc.aio.insecure_channel(instance.address) as channel:
+            async with stack.dialer().open(instance.address, instance.service) as channel:
                 call: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call(iter([b""])).read()

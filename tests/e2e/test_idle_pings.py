@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from grpc_health.v1._async import HealthServicer
 
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
+from services.runtime.grpc.tls import Dialer
 from tests.e2e.http2 import ENHANCE_YOUR_CALM, HungUp, Pinger, pinging
 
 #: (seconds between two pings, how many)
@@ -37,6 +39,10 @@ async def strict() -> AsyncIterator[str]:
     await server.stop(None)
 
 
+def ca_file(stack: Stack) -> Path:
+    return stack.data / "keys" / "ca.pem"
+
+
 async def ping_again_and_again(pinger: Pinger, interval_s: float, times: int) -> None:
     """Every ping is acknowledged before the next is sent; raises HungUp if the server has enough of it."""
     for _ in range(times):
@@ -50,22 +56,22 @@ async def test_idle_connection_that_pings_is_kept(stack: Stack, strict: str, int
     """By every service: each ping is acknowledged, and there is no GOAWAY. The strict server says one."""
     async with asyncio.TaskGroup() as group:
         for service in INTERFACES:
-            group.create_task(_kept(stack.instance(f"{service}-1").address, interval_s, times))
+            group.create_task(_kept(stack, stack.instance(f"{service}-1").address, interval_s, times))
     async with pinging(strict) as pinger:
         with pytest.raises(HungUp) as refused:
             await ping_again_and_again(pinger, min(interval_s, 0.2), times)
     assert (refused.value.code, refused.value.words) == (ENHANCE_YOUR_CALM, "too_many_pings")
 
 
-async def _kept(address: str, interval_s: float, times: int) -> None:
-    async with pinging(address) as pinger:
+async def _kept(stack: Stack, address: str, interval_s: float, times: int) -> None:
+    async with pinging(address, ca_file=ca_file(stack)) as pinger:
         await ping_again_and_again(pinger, interval_s, times)
 
 
 async def test_burst_of_pings_is_answered(stack: Stack, strict: str) -> None:
     """Hundreds in one piece, and the connection still is one."""
     for service in INTERFACES:
-        async with pinging(stack.instance(f"{service}-1").address) as pinger:
+        async with pinging(stack.instance(f"{service}-1").address, ca_file=ca_file(stack)) as pinger:
             await burst(pinger)
     async with pinging(strict) as pinger:
         with pytest.raises(HungUp):
@@ -86,13 +92,14 @@ async def test_grpc_own_keepalive_without_calls_is_kept(
     """The same with grpc's client, which pings at its own pace: while nobody calls its connection stays READY, at least
     twice as long as the strict server bears it.
     """
-    borne_s = await ready_for_s(strict, 0.2, at_most_s=20.0)
+    borne_s = await ready_for_s(Dialer(None), strict, 0.2, at_most_s=20.0)
     assert borne_s < 20.0
     long_s = max(interval_s * times, 2 * borne_s)
-    assert await ready_for_s(stack.instance("order-1").address, interval_s, at_most_s=long_s) == long_s
+    address = stack.instance("order-1").address
+    assert await ready_for_s(stack.dialer(), address, interval_s, at_most_s=long_s) == long_s
 
 
-async def ready_for_s(address: str, keepalive_s: float, *, at_most_s: float) -> float:
+async def ready_for_s(dialer: Dialer, address: str, keepalive_s: float, *, at_most_s: float) -> float:
     """How long a connection that was used once stays READY without a call; `at_most_s` if it still was after that."""
     options = [
         ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
@@ -101,7 +108,7 @@ async def ready_for_s(address: str, keepalive_s: float, *, at_most_s: float) -> 
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    async with grpc.aio.insecure_channel(address, options) as channel:
+    async with dialer.open(address, "order", options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)  # type: ignore[attr-defined]  # its stubs lack it
         since_s = time.monotonic()

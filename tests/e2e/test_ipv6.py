@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from coordination.grpc_channel import open_channel
 from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.cli.metrics import _read
+from services.runtime.grpc.identity import server_name
 from services.runtime.grpc.probe import state
 from services.testkit.client import new_id
 from services.testkit.harness import Harness
@@ -47,8 +47,9 @@ async def test_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
                 assert f"tri://{host}:" in str(url)
                 assert url.parameters["metrics"].startswith(f"{host}:")
                 assert "coordination_" in await asyncio.to_thread(_read, url.parameters["metrics"], 5.0)
-                assert await asyncio.to_thread(state, url.address) == "SERVING"
-            async with open_channel(f"[::1]:{urls['order-1'].port}") as channel:
+                ca_file, name = str(stack.data / "keys" / "ca.pem"), server_name(instance.rpartition("-")[0])
+                assert await asyncio.to_thread(state, url.address, ca_file=ca_file, name=name) == "SERVING"
+            async with stack.dialer().open(f"[::1]:{urls['order-1'].port}", "order") as channel:
                 await channel.channel_ready()  # :: is all addresses, of either kind
                 assert channel.get_state() is grpc.ChannelConnectivity.READY
             key = new_id("settle")

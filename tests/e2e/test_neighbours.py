@@ -35,9 +35,8 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
     """Of methods of ours, whose headers are refused at once, and of health, which waits for a request."""
     address = stack.instance("payment-1").address
     async with AsyncExitStack() as open_, open_client(stack, "li", Role.CASHIER) as client:
-        options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [
-            await open_.enter_async_context(grpc.aio.insecure_channel(address, options)) for _ in range(_CONNECTIONS)
+            await open_.enter_async_context(stack.dialer().open(address, "payment")) for _ in range(_CONNECTIONS)
         ]
         silent: list[Any] = [
             channels[number % _CONNECTIONS].stream_unary(method)()
@@ -46,8 +45,9 @@ async def test_silent_streams_without_a_token_leave_a_server_to_its_callers(stac
         ]
         await asyncio.gather(*(call.wait_for_connection() for call in silent), return_exceptions=True)
         assert (await client.settle_ok(await client.new_order())).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-        assert await health(address) == "SERVING"
-        assert await health(address, interface="countinghouse.payment.v1.PaymentService") == "SERVING"
+        interface = "countinghouse.payment.v1.PaymentService"
+        assert await health(stack.dialer(), address, "payment") == "SERVING"
+        assert await health(stack.dialer(), address, "payment", interface=interface) == "SERVING"
         refused = Counter([await call.code() for call in silent[::2]])
         assert refused == {grpc.StatusCode.UNAUTHENTICATED: _STREAMS}
         for call in silent:
@@ -64,7 +64,7 @@ async def test_clients_many_lists_are_refused_and_its_neighbours_reads_are_serve
     async with (
         open_client(stack, "zhang", Role.CASHIER) as greedy,
         open_client(stack, "li", Role.CASHIER) as neighbour,
-        grpc.aio.insecure_channel(address) as channel,
+        stack.dialer().open(address, "order") as channel,
     ):
         order_id = await neighbour.new_order()
         listing: Any = channel.stream_unary(_LIST, response_deserializer=order_pb2.ListOrdersResponse.FromString)

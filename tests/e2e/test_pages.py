@@ -56,7 +56,8 @@ async def test_malformed_request_is_refused_by_every_server(
     stack: Stack, accountant: RecordingClient, instance: str, method: str
 ) -> None:
     """With a good token it is INVALID_ARGUMENT, without one UNAUTHENTICATED."""
-    async with grpc.aio.insecure_channel(stack.instance(instance).address) as channel:
+    dialer = stack.dialer(outside=instance.startswith("acquirer"))
+    async with dialer.open(stack.instance(instance).address, instance.rpartition("-")[0]) as channel:
         send: Any = channel.unary_unary(f"/countinghouse.{method}")
         who = accountant.identity
         token = who.outside if instance.startswith("acquirer") else who.token

@@ -90,6 +90,7 @@ async def test_readme_script_finds_the_service_and_settles_an_order(
     """It exits with 0, and the order is paid by the payment whose id it prints; run again, it prints the refusal."""
     order_id = await cashier.new_order()
     (tmp_path / "pay.py").write_text(script)
+    (tmp_path / "ca.pem").write_bytes((stack.data / "keys" / "ca.pem").read_bytes())
     environment = {
         "COUNTINGHOUSE_ZOOKEEPER": stack.zookeeper,
         "COUNTINGHOUSE_TOKEN": stack.token("li", Role.CASHIER),

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,13 +23,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2
-from services.devstack import pruning, state
+from services.devstack import dialers, pruning, state
 from services.devstack.child import Child
 from services.devstack.components import zookeeper
 from services.devstack.ports import HOST, PortReservation
 from services.devstack.readiness import health
 from services.devstack.stack import Stack
-from services.devstack.state import INTERFACES, InstanceState, StackRefused
+from services.devstack.state import INTERFACES, Instance, InstanceState, StackRefused
 from services.kernel.principal import Role
 from services.testkit.client import RecordingClient, new_id
 from services.testkit.harness import open_client
@@ -51,10 +50,18 @@ async def gone(data: Path, timeout_s: float = 10.0) -> None:
         await asyncio.sleep(0.05)
 
 
-async def until_health(address: str, interface: str, wanted: str, timeout_s: float = 15.0) -> None:
-    """Waits until grpc.health says `wanted` of an interface."""
+async def liveness_of(stack: Stack, instance: Instance, timeout_s: float = 1.0) -> str:
+    return await health(stack.dialer(), instance.address, instance.service, timeout_s)
+
+
+async def readiness_of(stack: Stack, instance: Instance) -> str:
+    return await health(stack.dialer(), instance.address, instance.service, interface=instance.interface)
+
+
+async def until_ready(stack: Stack, instance: Instance, wanted: str, timeout_s: float = 15.0) -> None:
+    """Waits until grpc.health says `wanted` of an instance's interface."""
     async with asyncio.timeout(timeout_s):
-        while await health(address, interface=interface) != wanted:  # noqa: ASYNC110  another process
+        while await readiness_of(stack, instance) != wanted:  # noqa: ASYNC110  another process
             await asyncio.sleep(0.1)
 
 
@@ -90,7 +97,7 @@ class TestStarted:
             listings = {listing.interface: listing for listing in await Registry(session).ls()}
         for instance in stack.instances:
             assert instance.state is InstanceState.SERVING
-            assert await health(instance.address) == "SERVING"
+            assert await liveness_of(stack, instance) == "SERVING"
             (url,) = [url for url in listings[instance.interface].providers if url.address == instance.address]
             assert url.parameters["pid"] == str(instance.pid)
             assert url.parameters["instance"] == instance.name
@@ -103,17 +110,17 @@ class TestStarted:
         os.kill(stack.zookeeper_pid, signal.SIGSTOP)
         try:
             for instance in stack.instances:
-                await until_health(instance.address, instance.interface, "NOT_SERVING")
-                assert await health(instance.address) == "SERVING"
+                await until_ready(stack, instance, "NOT_SERVING")
+                assert await liveness_of(stack, instance) == "SERVING"
             assert await cashier.order_state(order_id) == "UNPAID"
         finally:
             os.kill(stack.zookeeper_pid, signal.SIGCONT)
         for instance in stack.instances:
-            await until_health(instance.address, instance.interface, "SERVING")
+            await until_ready(stack, instance, "SERVING")
 
     async def test_health_and_reflection_answer_on_every_service(self, stack: Stack) -> None:
         for instance in stack.instances:
-            async with grpc.aio.insecure_channel(instance.address) as channel:
+            async with stack.dialer().open(instance.address, instance.service) as channel:
                 checking = health_pb2_grpc.HealthStub(channel)
                 request = health_pb2.HealthCheckRequest(service=instance.interface)
                 answer = await checking.Check(request, timeout=5)  # type: ignore[attr-defined]
@@ -130,7 +137,7 @@ class TestStarted:
 
     async def test_data_directory_is_readable_by_its_owner_only(self, stack: Stack) -> None:
         for path in stack.data.rglob("*"):
-            if path.is_dir() or path.name in ("verify.jwks", "revoked.json"):
+            if path.is_dir() or path.name in ("verify.jwks", "revoked.json", "ca.pem"):
                 continue
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
@@ -153,7 +160,7 @@ class TestKeptAlive:
         after = stack.instance(name)
         assert after.pid != before.pid
         assert after.restarts == before.restarts + 1
-        assert await health(after.address) == "SERVING"
+        assert await liveness_of(stack, after) == "SERVING"
         async with open_client(stack, "li", Role.CASHIER) as client:
             order_id = await client.new_order()
             assert (await client.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
@@ -186,11 +193,11 @@ class TestKeptAlive:
         before = stack.instance("payment-2")
         stack.kill("payment-2", signal.SIGSTOP)
         try:
-            assert await health(before.address, 0.3) == "UNREACHABLE"
+            assert await liveness_of(stack, before, 0.3) == "UNREACHABLE"
             assert stack.instance("payment-2") == before
         finally:
             stack.kill("payment-2", signal.SIGCONT)
-        await until_health(before.address, before.interface, "SERVING")
+        await until_ready(stack, before, "SERVING")
         assert stack.instance("payment-2").pid == before.pid
 
     async def test_restarts_can_be_held_back(self, stack: Stack) -> None:
@@ -261,11 +268,11 @@ class TestWithoutZooKeeper:
             code, error = await refusal(cashier.settle_once(order_id, timeout_s=2.0))
             assert (code, error.reason) == ("UNAVAILABLE", "ZOOKEEPER_UNAVAILABLE")
             assert await cashier.order_state(order_id) == "UNPAID"
-            await until_health(payment.address, payment.interface, "NOT_SERVING")
+            await until_ready(stack, payment, "NOT_SERVING")
         finally:
             stack.restarts = True
         for instance in stack.instances:
-            await until_health(instance.address, instance.interface, "SERVING")
+            await until_ready(stack, instance, "SERVING")
         assert (await cashier.settle_ok(order_id)).state == payment_pb2.PAYMENT_STATE_SUCCEEDED
 
 
@@ -506,14 +513,16 @@ class TestDetached:
             assert done.returncode == 0
             found = document(done)
             assert set(found) == {"zookeeper", "acquirer", "services"}
-            assert await health(found["acquirer"]) == "SERVING"
+            outside = dialers.of_stack(data, plaintext=False, outside=True)
+            assert await health(outside, found["acquirer"], "acquirer") == "SERVING"
             assert await zookeeper.serves(found["zookeeper"])
             assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
             for part in found["services"]:
                 assert set(part) == {"name", "interface", "address", "pid", "state"}
                 assert part["state"] == "SERVING"
                 assert psutil.pid_exists(part["pid"])
-                assert await health(part["address"]) == "SERVING"
+                service, house = part["name"].rpartition("-")[0], dialers.of_stack(data, plaintext=False)
+                assert await health(house, part["address"], service) == "SERVING"
 
             os.kill(found["services"][0]["pid"], signal.SIGSTOP)
             frozen = await command_line("status", "--json", "--data", str(data))

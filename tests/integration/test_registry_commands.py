@@ -50,7 +50,7 @@ class Terminal:
         self._where = ("--zookeeper", hosts)
 
     async def run(self, *arguments: str) -> Any:
-        return await command_line("registry", *arguments, *self._where)
+        return await command_line("registry", *arguments, *self._where, COUNTINGHOUSE_PLAINTEXT="true")
 
     async def json(self, *arguments: str) -> Any:
         return document(await self.run(*arguments, "--json"))

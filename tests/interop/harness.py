@@ -56,7 +56,7 @@ class Harness:
         await self._workshop.ready(toolchain)
         if self._stack is None:
             self._say("starting ZooKeeper, order, ledger and two payment instances …")
-            options = StackOptions(self._data, replicas={"payment": 2})
+            options = StackOptions(self._data, replicas={"payment": 2}, plaintext=True)  # as Dubbo's own default is
             try:
                 self._stack = await self._open.enter_async_context(Stack(options))
             except ZooKeeperMissing as missing:

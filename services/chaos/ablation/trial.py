@@ -65,7 +65,8 @@ class Trial:
             left = ["the books still changed"]
         for order_id in harness.orders:
             await harness.accountant.call(order_pb2.GetOrderRequest(order_id=order_id))
-        log = await read_acquirer_log(harness.stack.acquirer, harness.operator.identity.outside)
+        dialer, token = harness.stack.dialer(outside=True), harness.operator.identity.outside
+        log = await read_acquirer_log(dialer, harness.stack.acquirer, token)
         self.history.flush()
         # All calls are answered and this is their recorder: nothing is missing at the end.
         history = replace(read_history(self.path), whole=True)

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -26,12 +27,12 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordination.grpc_channel import open_channel
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.targets.target import ACQUIRER
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
+from services.devstack import dialers
 from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import database_url
@@ -39,6 +40,7 @@ from services.devstack.keys import mint
 from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
+from services.runtime.grpc.tls import Dialer
 from services.runtime.grpc.tokens import MAX_TTL_S
 from services.testkit.waiting import NotBroughtAbout
 
@@ -89,6 +91,7 @@ class ComposeTarget:
     has_postgresql = True
     links: tuple[str, ...] = ()
     shiftable_clocks: tuple[str, ...] = ()
+    dialer: Callable[..., Dialer]
 
     def __init__(self, options: ComposeOptions, clock: Clock) -> None:
         self._clock = clock
@@ -107,6 +110,7 @@ class ComposeTarget:
             await self._docker.compose("up", "--detach", "--build", "--wait", timeout_s=_UP_TIMEOUT_S)
             opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
             self._data = Path(opened["COUNTINGHOUSE_DATA"])
+            self.dialer = partial(dialers.of_stack, self._data, plaintext=False)
         except BaseException:
             with suppress(StackRefused):  # the first error is the one to raise
                 await self._remove()
@@ -131,7 +135,8 @@ class ComposeTarget:
         return f"{_HOST}:{self._ports[instance]}"
 
     async def acquirer_log(self) -> AcquirerLog:
-        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR, outside=True))
+        token = self.token("ops", Role.OPERATOR, outside=True)
+        return await read_acquirer_log(self.dialer(outside=True), self.address(ACQUIRER), token)
 
     # ---- containers ------------------------------------------------------------------------------------
 
@@ -160,10 +165,12 @@ class ComposeTarget:
         return bool((await self._docker.inspect(instance))["State"]["Paused"])
 
     async def wait_serving(self, instance: str) -> None:
-        request = health_pb2.HealthCheckRequest(service=INTERFACES.get(instance.partition("-")[0], ""))
+        service = instance.partition("-")[0]
+        dialer = self.dialer(outside=instance == ACQUIRER)
+        request = health_pb2.HealthCheckRequest(service=INTERFACES.get(service, ""))
         address = self.address(instance)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_SERVE_WITHIN_S), open_channel(address) as channel:
+            async with asyncio.timeout(_SERVE_WITHIN_S), dialer.open(address, service) as channel:
                 stub: Any = health_pb2_grpc.HealthStub(channel)
                 while True:
                     with suppress(grpc.aio.AioRpcError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from services.devstack.ports import PortReservation
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
 from services.kernel.principal import Role
+from services.runtime.grpc.tls import Dialer
 from services.testkit.waiting import NotBroughtAbout
 
 _REPLICAS: Final = {"order": 2, "payment": 2, "ledger": 2}
@@ -80,6 +81,7 @@ class LocalTarget:
         ACQUIRER,
     )
     links = instances
+    dialer: Callable[..., Dialer]
     _stack: Stack
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
@@ -109,6 +111,7 @@ class LocalTarget:
                 start_timeout_s=90.0,
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
+            self.dialer = self._stack.dialer
             await self._resources.enter_async_context(self._stack)
             self._proxies[ACQUIRER][0].upstream = self._stack.acquirer
         except BaseException:
@@ -143,7 +146,8 @@ class LocalTarget:
         return self._proxies[instance][0].listen
 
     async def acquirer_log(self) -> AcquirerLog:
-        return await read_acquirer_log(self.address(ACQUIRER), self.token("ops", Role.OPERATOR, outside=True))
+        token = self.token("ops", Role.OPERATOR, outside=True)
+        return await read_acquirer_log(self.dialer(outside=True), self.address(ACQUIRER), token)
 
     # ---- processes -------------------------------------------------------------------------------------
 
@@ -228,18 +232,21 @@ class LocalTarget:
             raise NotBroughtAbout(f"{instance} does not end") from None
 
     async def _in_front_of(self, name: str) -> dict[str, object]:
-        """Put a proxy in front of an instance, and three between it and ZooKeeper; return its settings.
+        """Put a proxy in front of each port of an instance, and three between it and ZooKeeper; return its settings.
 
         The acquirer is not in ZooKeeper, and chooses its port itself: its proxy gets it once it has started.
         """
         if name == ACQUIRER:
             self._proxies[name] = (await self._resources.enter_async_context(Proxy(name, f"{HOST}:1")),)
             return {}
-        reservation = PortReservation()
-        self._resources.callback(reservation.close)
-        proxy = Proxy(name, f"{HOST}:{reservation.port}")
-        self._proxies[name] = (await self._resources.enter_async_context(proxy),)
-        settings: dict[str, object] = {"listen_port": reservation.port, "advertise_port": proxy.port}
+        public, internal = [await _in_front_of_port(name, self._resources) for _ in range(2)]
+        self._proxies[name] = (public[1], internal[1])
+        settings: dict[str, object] = {
+            "listen_port": public[0],
+            "advertise_port": public[1].port,
+            "internal_port": internal[0],
+            "advertise_internal_port": internal[1].port,
+        }
         towards = [
             await self._resources.enter_async_context(Proxy(f"{name}/{server}", self._ensemble.address(server)))
             for server in self._ensemble.servers
@@ -249,6 +256,14 @@ class LocalTarget:
         if name.startswith("payment"):
             settings["acquirer_address"] = self._proxies[ACQUIRER][0].listen
         return settings
+
+
+async def _in_front_of_port(name: str, resources: AsyncExitStack) -> tuple[int, Proxy]:
+    """Reserve a port; return it, and the proxy in front of it."""
+    reservation = PortReservation()
+    resources.callback(reservation.close)
+    proxy = await resources.enter_async_context(Proxy(name, f"{HOST}:{reservation.port}"))
+    return reservation.port, proxy
 
 
 def _clock_file(data: Path, instance: str) -> Path:

@@ -7,11 +7,12 @@ method returns only when its effect was observed: a fault that was not observed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from services.checker.acquirer_log import AcquirerLog
 from services.kernel.principal import Role
+from services.runtime.grpc.tls import Dialer
 
 #: The acquirer's instance.
 ACQUIRER: Final = "acquirer-1"
@@ -29,6 +30,7 @@ class Target(Protocol):
         links: The instances behind a proxy: toxics can be added to their connections.
         has_postgresql: Whether its database is a PostgreSQL server.
         shiftable_clocks: The instances whose wall clock can be shifted.
+        dialer: Returns what connects to the services, or with `outside=True` to the acquirer.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Target(Protocol):
     links: tuple[str, ...]
     has_postgresql: bool
     shiftable_clocks: tuple[str, ...]
+    dialer: Callable[..., Dialer]
 
     @property
     def databases(self) -> Mapping[str, str]:

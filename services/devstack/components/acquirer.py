@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.devstack import dialers
 from services.devstack.child import Child
 from services.devstack.components.component import Component, Context
 from services.devstack.components.databases import Databases
@@ -43,5 +44,6 @@ class Acquirer(Component):
     async def _ready(self, _child: Child) -> str:
         from services.devstack.readiness import until_serving  # noqa: PLC0415  as in `services.py`
 
-        await until_serving(self.address)
+        dialer = dialers.of_stack(self._context.data, plaintext=self._context.options.plaintext, outside=True)
+        await until_serving(dialer, self.address, ACQUIRER)
         return self.address

@@ -27,16 +27,26 @@ def program(
         name,
         service=service,
         interface=INTERFACES.get(service, ""),
-        command=command(context, name, service, own_settings),
+        command=command(context, name, service, {**own_settings, **_certificates(context, name, service)}),
         ready=ready,
         grace_s=float(str(context.options.settings.get("drain_s", _DRAIN_S))) + _MARGIN_S,
     )
+
+
+def _certificates(context: Context, name: str, service: str) -> dict[str, object]:
+    keys = context.keys
+    return {
+        "ca_file": keys.ca_file(service),
+        "identity_file": keys.certify(service, name),
+        "outside_ca_file": keys.outside_ca_file(service),
+    }
 
 
 def command(context: Context, name: str, service: str, own_settings: Mapping[str, object], *arguments: str) -> Command:
     """Return the command of a service, with the settings of all and its own."""
     options = context.options
     settings = {
+        "plaintext": options.plaintext,
         "profile": context.environment.get("COUNTINGHOUSE_PROFILE", "development"),
         **options.settings,
         **own_settings,

@@ -9,6 +9,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from services.devstack import dialers
 from services.devstack.child import Child
 from services.devstack.components.acquirer import Acquirer
 from services.devstack.components.component import Component, Context
@@ -50,7 +51,8 @@ class Services(Component):
         await asyncio.sleep(0)  # every process has been spawned: import what follows while they import theirs
         from services.devstack.readiness import Readiness  # noqa: PLC0415  gRPC and kazoo take 0.2 s
 
-        readiness = Readiness(self._zookeeper.address, options.session_timeout_s)
+        dialer = dialers.of_stack(self._context.data, plaintext=options.plaintext)
+        readiness = Readiness(dialer, self._zookeeper.address, options.session_timeout_s)
         self._resources.push_async_callback(readiness.close)
         self._supervision.run(self._look(readiness))
 

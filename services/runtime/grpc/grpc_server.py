@@ -24,6 +24,7 @@ from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.interceptors import CallInterceptor
+from services.runtime.grpc.tls import TlsFiles
 from services.runtime.grpc.tokens import TokenVerifier
 from services.runtime.grpc.trust import TrustFiles
 from services.runtime.metrics import CallMetrics
@@ -37,14 +38,21 @@ _PING_TIMEOUT_MS: Final = 20_000
 
 
 def new_server(
-    settings: Settings, clock: Clock, metrics: CallMetrics | None = None, *, audience: str, house: bool = True
+    settings: Settings,
+    clock: Clock,
+    metrics: CallMetrics | None = None,
+    *,
+    audience: str,
+    house: bool = True,
+    tls: TlsFiles | None = None,
 ) -> tuple[grpc.aio.Server, CallInterceptor]:
     """Return a server without services, and the interceptor through which its calls pass.
 
     Args:
         metrics: Counts the calls; None: they are not read.
         audience: Whose tokens of machines are good here.
-        house: Whether tokens of people for the whole house are good here.
+        house: Whether it is one of the house: tokens of people are good here, and services show a certificate.
+        tls: By which those are verified; None: in plain text they show none.
 
     Raises:
         CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID, REVOKED_INVALID.
@@ -61,6 +69,7 @@ def new_server(
             max_executions=settings.max_concurrent_calls,
         ),
         metrics=metrics,
+        tls=tls if house else None,
     )
     return grpc.aio.server(interceptors=[interceptor], options=_options(settings)), interceptor
 

@@ -1,7 +1,8 @@
 """The interceptor of every server: each call passes it once on its way in and once on its way out.
 
-In:  token → caller; the access table; the client's deadline → ours; the caller's budget; bytes → message; the server's
-     limit; then the servicer. All up to the bytes when the headers arrive, before a request is waited for.
+In:  token → caller, and certificate → service; the access table; the client's deadline → ours; the caller's budget;
+     bytes → message; the server's limit; then the servicer. All up to the bytes when the headers arrive, before a
+     request is waited for.
 Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
      and every call is counted and logged once, whatever became of it.
 
@@ -24,11 +25,13 @@ from grpc import aio
 from services.kernel.clock import CallDeadline, Clock
 from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
+from services.kernel.principal import Role
 from services.runtime.grpc import access, methods, parsing, status
 from services.runtime.grpc.admission import Admission, AdmittedCall
 from services.runtime.grpc.context import Call, serving
 from services.runtime.grpc.public import PublicCalls
 from services.runtime.grpc.receiving import Receiver
+from services.runtime.grpc.tls import TlsFiles
 from services.runtime.grpc.tokens import TokenVerifier
 from services.runtime.metrics import CallMetrics
 
@@ -70,6 +73,7 @@ class CallInterceptor(aio.ServerInterceptor):
         message_timeout_s: Within which a call's request must arrive.
         admission: How much callers may have at once.
         metrics: Counts the calls; None: they are not read.
+        tls: By which a service must show its certificate besides its token; None: it need not.
     """
 
     def __init__(
@@ -82,10 +86,12 @@ class CallInterceptor(aio.ServerInterceptor):
         message_timeout_s: float,
         admission: Admission,
         metrics: CallMetrics | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._verifier = verifier
         self._clock = clock
         self._metrics = metrics or CallMetrics()
+        self._tls = tls
         self._default_deadline_s = default_deadline_s
         self._max_deadline_s = max_deadline_s
         self._admission = admission
@@ -173,6 +179,9 @@ class CallInterceptor(aio.ServerInterceptor):
         seconds = min(self._default_deadline_s if remaining_s is None else remaining_s, self._max_deadline_s)
         token = _bearer(context)
         principal = self._verifier.verify(token)
+        if self._tls is not None and principal.role is Role.SERVICE:
+            shown = self._tls.identity_of(context.auth_context(), self._clock.now_ms() / 1000)
+            self._verifier.check_certificate(principal, shown)
         access.check(method, principal)
         return Call(method, principal, CallDeadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
 

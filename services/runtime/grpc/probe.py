@@ -1,13 +1,18 @@
-"""`python -m services.runtime.grpc.probe HOST:PORT [INTERFACE]`: exit code 0 if grpc.health says SERVING there, else 1.
+"""`python -m services.runtime.grpc.probe [--name NAME] HOST:PORT [INTERFACE]`: exit code 0 if grpc.health says SERVING
+there, else 1.
 
-Without an interface it asks for liveness, with one for the readiness of that interface (`runtime/grpc/health.py`).
+The server must have a certificate for NAME (HOST, unless it is given) of an authority in COUNTINGHOUSE_CA_FILE; without
+that variable it is asked in plain text. Without an interface it asks for liveness, with one for the readiness of that
+interface (`runtime/grpc/health.py`).
 
 For a container's health check, which runs again and again: it imports gRPC and nothing else.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -18,13 +23,17 @@ _METHOD = "/grpc.health.v1.Health/Check"
 _TIMEOUT_S = 2.0
 
 
-def state(address: str, interface: str = "") -> str:
+def state(address: str, interface: str = "", *, ca_file: str = "", name: str = "") -> str:
     """Return what grpc.health says of `interface` at `address`, or the status code with which there was no answer.
 
     Args:
         interface: Empty: the server as a whole.
+        ca_file: The authorities, PEM; empty: the server is asked in plain text.
+        name: What the server's certificate must name; empty: the host of the address.
     """
-    with open_blocking_channel(address) as channel:
+    credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes()) if ca_file else None
+    options = (("grpc.ssl_target_name_override", name),) if name else ()
+    with open_blocking_channel(address, options, credentials=credentials) as channel:
         check = channel.unary_unary(
             _METHOD,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -39,7 +48,12 @@ def state(address: str, interface: str = "") -> str:
 
 def main() -> None:
     """Look once."""
-    found = state(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(prog="python -m services.runtime.grpc.probe")
+    parser.add_argument("--name", default="", help="what the server's certificate must name; HOST if it is not given")
+    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("interface", nargs="?", default="", help="asks for its readiness; without it, for liveness")
+    given = parser.parse_args()
+    found = state(given.address, given.interface, ca_file=os.environ.get("COUNTINGHOUSE_CA_FILE", ""), name=given.name)
     print(found)  # noqa: T201  what `docker inspect` shows
     raise SystemExit(found != "SERVING")
 

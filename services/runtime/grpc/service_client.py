@@ -1,5 +1,5 @@
-"""How one service calls another: found through ZooKeeper, with a token that is good there alone, within what is left
-of the deadline.
+"""How one service calls another: found through ZooKeeper, known by its certificate, with a token that is good there
+alone, within what is left of the deadline.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from services.kernel.errors import Unavailable
 from services.kernel.ids import new_rng
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
+from services.runtime.grpc.tls import Dialer, internal_address
 from services.runtime.grpc.tokens import TokenFile
 
 #: Kept back at each hop, so that the answer of the next one still finds us waiting.
@@ -72,6 +73,7 @@ class Peers:
 
     Args:
         tokens: Folder with a token for each of them, `<name>.token`.
+        dialer: Connects to them, on the ports where a certificate is demanded.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Peers:
         session: Session,
         tokens: Path,
         *,
+        dialer: Dialer,
         consumer: Consumer,
         picker: PickerName,
         cache: Path | None,
@@ -88,11 +91,13 @@ class Peers:
         self._metrics = metrics
         self._picker = picker
         self._tokens = tokens
+        self._dialer = dialer
         self._channels: list[DiscoveredChannel] = []
 
     async def find(self, interface: str) -> Peer:
         """Return the service that provides `interface`, like `countinghouse.order.v1.OrderService`."""
         directory = await self._discovery.subscribe(interface)
+        service = service_of(interface)
         channel = DiscoveredChannel(
             directory,
             idempotency=idempotency,
@@ -100,10 +105,13 @@ class Peers:
             rng=new_rng(),
             hash_key=_order_id_of,
             default_timeout_s=_MAX_CALL_S,
+            address_of=internal_address,
+            credentials=self._dialer.credentials,
+            options=self._dialer.options(service),
             metrics=self._metrics,
         )
         self._channels.append(channel)
-        return Peer(channel, TokenFile(self._tokens / f"{service_of(interface)}.token"))
+        return Peer(channel, TokenFile(self._tokens / f"{service}.token"))
 
     async def close(self) -> None:
         """Close every channel."""

@@ -37,8 +37,11 @@ from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
 from services.kernel.ids import RandomIds, check_name
 from services.kernel.principal import Principal, Role
+from services.runtime.grpc.identity import Identity
 from services.runtime.grpc.trust import Trust, key_id
 
+#: How a revoked process stands in the list of revoked callers: `instance:<name>`.
+INSTANCE: Final = "instance"
 #: The audience of the tokens of people: all services of the house.
 HOUSE: Final = "countinghouse"
 #: How long a token may be good for, in seconds, by the role of its bearer.
@@ -66,6 +69,11 @@ _NO_KEY = (ValueError, TypeError, UnsupportedAlgorithm)
 def audience_of(service: str) -> str:
     """Return the audience of tokens that are good at one service."""
     return f"{HOUSE}-{service}"
+
+
+def service_principal(service: str) -> Principal:
+    """Return as whom a service calls."""
+    return Principal(f"{service}-service", Role.SERVICE)
 
 
 class TokenSigner:
@@ -172,6 +180,26 @@ class TokenVerifier:
         if identity in trust.revoked_tokens or f"{principal.role}:{principal.name}" in trust.revoked_callers:
             raise Unauthenticated("TOKEN_REVOKED", "the token, or its bearer, was revoked; ask an operator")
         return principal
+
+    def check_certificate(self, principal: Principal, shown: Identity | None) -> None:
+        """Check that a service which sends a token has the certificate of that service.
+
+        Args:
+            shown: By the connection; None: it shows none.
+
+        Raises:
+            Unauthenticated: CERTIFICATE_REQUIRED, CERTIFICATE_FOR_ANOTHER, CERTIFICATE_REVOKED.
+        """
+        if shown is None:
+            raise Unauthenticated(
+                "CERTIFICATE_REQUIRED", f"{principal.name} is known by its certificate; call the internal port with it"
+            )
+        if principal.name != service_principal(shown.service).name:
+            raise Unauthenticated(
+                "CERTIFICATE_FOR_ANOTHER", f"a token of {principal.name} came with a certificate of {shown.service}"
+            )
+        if f"{INSTANCE}:{shown.instance}" in self._trust().revoked_callers:
+            raise Unauthenticated("CERTIFICATE_REVOKED", f"the certificate of {shown.instance} was revoked")
 
     def _read(self, token: str) -> tuple[Principal, str, str, int]:
         """Return the bearer of a token, the id of the key that signed it, its own id, and when it expires."""

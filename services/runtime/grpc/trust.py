@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.kernel.errors import CountinghouseError
+from services.runtime.file_stamp import file_stamp
 
 #: Keys in a set, and entries in a list of what is revoked: a file of ours is far smaller.
 _MAX_KEYS = 16
@@ -139,16 +140,7 @@ class TrustFiles:
             return Trust(keys)
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
-        return tuple(_stamp(file) for file in (self._keys, self._revoked) if file is not None)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Return what tells one content of a file from another: files of ours are replaced, never written into."""
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
+        return tuple(file_stamp(file) for file in (self._keys, self._revoked) if file is not None)
 
 
 def _coordinate(key: Ed25519PublicKey) -> str:

@@ -25,6 +25,7 @@ from services.kernel.errors import OutcomeUnknown
 from services.kernel.principal import Principal, Role
 from services.payment.peers import AcquirerPeer
 from services.payment.ports import Acquirer, KeyState
+from services.runtime.grpc.tls import Dialer
 from services.runtime.grpc.tokens import TokenSigner
 from tests.contract.payment.acquirer_contract import AMOUNT, AcquirerContract, fresh
 from tests.fakes.payment_acquirer import FakeAcquirer
@@ -45,7 +46,7 @@ class Running:
     def peer(self, channel: grpc.aio.Channel, *, timeout_s: float = _TIMEOUT_S) -> AcquirerPeer:
         """It, as the payment service sees it."""
         return AcquirerPeer(
-            AcquirerServiceStub(channel),
+            lambda: AcquirerServiceStub(channel),
             token=lambda: self.service_token,
             timeout_s=timeout_s,
             own_address=lambda: "",
@@ -89,6 +90,7 @@ def start(folder: Path, url: str, port: int) -> subprocess.Popen[bytes]:
         "DATABASE_URL": url,
         "LISTEN_PORT": str(port),
         "PROFILE": "development",
+        "PLAINTEXT": "true",
         "VERIFY_KEY_FILE": str(folder / "verify.jwks"),
         "TOKEN_FOLDER": str(folder),
         "FAILPOINTS": "true",
@@ -108,7 +110,7 @@ def start(folder: Path, url: str, port: int) -> subprocess.Popen[bytes]:
 async def until_serving(address: str, process: subprocess.Popen[bytes]) -> None:
     """Waits until it answers; fails if it ends."""
     async with asyncio.timeout(_READY_S):
-        while await health(address) != SERVING:
+        while await health(Dialer(None), address, ACQUIRER) != SERVING:
             assert process.poll() is None, "it ended while it started"
             await asyncio.sleep(0.05)
 
@@ -180,7 +182,7 @@ class TestRealAcquirer(AcquirerContract):
     ) -> None:
         """Without a token of the merchant's; for the merchant that is silence as well."""
         stranger = AcquirerPeer(
-            AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, own_address=lambda: ""
+            lambda: AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, own_address=lambda: ""
         )
         with pytest.raises(OutcomeUnknown) as unknown:
             await fresh(stranger).charge()

@@ -54,7 +54,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def test_every_command_of_the_issue_is_there() -> None:
     found = {" ".join(words) for words, _ in commands()}
     assert found == {
-        *("key ls", "key rotate", "revoke"),
+        *("key ca", "key ls", "key rotate", "revoke"),
         *(
             "up",
             "down",
@@ -161,7 +161,9 @@ def test_status_shows_the_processes_of_acquirer_and_zookeeper(tmp_path: Path) ->
     """With the state that the acquirer answers; the JSON document stays as its callers know it."""
     lock = StackLock(tmp_path)
     lock.take()
-    StackState(1, True, "127.0.0.1:2", 4712, (), acquirer="127.0.0.1:1", acquirer_pid=4711).write(tmp_path)
+    StackState(1, True, "127.0.0.1:2", 4712, (), acquirer="127.0.0.1:1", acquirer_pid=4711, plaintext=True).write(
+        tmp_path
+    )
     try:
         shown = CliRunner().invoke(app, ["status", "--data", str(tmp_path)], env={"COLUMNS": "200"})
         as_json = CliRunner().invoke(app, ["status", "--json", "--data", str(tmp_path)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import subprocess
 import tarfile
@@ -50,9 +51,11 @@ RUNNING = [
 
 TAKEN = [
     "keys/signing.key",
-    "keys/acquirer/signing.key",
+    "keys/ca.pem",
     "keys/revoked.json",
     "keys/countinghouse_checker.pgpass",
+    "keys/acquirer/signing.key",
+    "keys/acquirer/ca.pem",
 ]
 
 
@@ -120,13 +123,14 @@ def test_deployment_is_a_data_directory_for_one_command() -> None:
     assert not data.exists()
 
 
-def test_only_the_signing_keys_and_the_checkers_password_are_taken_out(docker: Docker) -> None:
-    """The operator holds every password; a command needs none of the services' and none of the owners'."""
+def test_only_the_signing_keys_the_authorities_and_the_checkers_password_are_taken_out(docker: Docker) -> None:
+    """The operator holds every password; a command needs none of the services' and none of the owners'. Of the
+    authorities it gets the certificates, not the keys."""
     with ExitStack() as resources:
         open_deployment({}, resources)
     (taken,) = [asked for asked in docker.asked if asked[1] == "exec"]
     assert taken[2] == "id-operator"
-    assert taken[-5:] == ["-c", *TAKEN]
+    assert taken[-7:] == ["-c", *TAKEN]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +175,24 @@ def test_up_and_down_on_a_deployment_are_refused(docker: Docker, command: str) -
     assert result.exit_code == 2
     assert "docker compose" in result.output
     assert docker.asked == []
+
+
+@pytest.mark.usefixtures("docker")
+def test_authorities_of_a_deployment_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that calls its services from outside needs them."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a command names its stack there
+    printed = CliRunner().invoke(app, ["--stack", "compose", "key", "ca"])
+    assert (printed.exit_code, printed.stdout) == (0, "keys/ca.pem")
+    outside = CliRunner().invoke(app, ["--stack", "compose", "key", "ca", "--acquirer"])
+    assert (outside.exit_code, outside.stdout) == (0, "keys/acquirer/ca.pem")
+
+
+@pytest.mark.usefixtures("docker")
+@pytest.mark.parametrize("command", [["key", "ls"], ["key", "rotate"], ["revoke"]])
+def test_keys_of_a_deployment_are_changed_in_its_operator_container(command: list[str]) -> None:
+    """This machine has a copy of one key; what would be rotated is not here."""
+    result = CliRunner().invoke(app, ["--stack", "compose", *command])
+    assert (result.exit_code, "deploy/README.md" in result.output) == (2, True)
 
 
 def test_chaos_ignores_the_stack_variable(docker: Docker, tmp_path: Path) -> None:

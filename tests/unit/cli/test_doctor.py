@@ -14,7 +14,11 @@ from services.cli.commands import app
 from services.cli.doctor import revisions
 from services.devstack import restore_marker
 from services.devstack.generations import _FENCES
+from services.devstack.keys import Keys
 from services.devstack.restore_marker import Restore
+from services.devstack.state import Instance, InstanceState, StackLock, StackState
+from services.kernel.clock import SystemClock
+from tests.fakes.clock import ManualClock
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -80,6 +84,36 @@ def test_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     code, checks = examine(tmp_path)
     assert code == 1
     assert "chmod 600" in checks["signing key"]["detail"]
+
+
+def test_authority_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
+    keys = Keys(tmp_path, SystemClock())
+    keys.certify("order", "order-1")
+    assert examine(tmp_path)[1]["certificates"]["ok"]
+    (key,) = (tmp_path / "keys").glob("ca.*.key")
+    key.chmod(0o644)
+    code, checks = examine(tmp_path)
+    assert code == 1
+    assert "rotate --authority --now" in checks["certificates"]["detail"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_certificate_that_is_not_renewed_is_a_fault_of_a_running_stack(tmp_path: Path, damaged: bool) -> None:
+    """A stack that does not run makes new ones at its start."""
+    file = Keys(tmp_path, ManualClock(1_000_000_000_000)).certify("order", "order-1")
+    if damaged:
+        file.write_text("rubbish")
+    assert examine(tmp_path)[1]["certificates"]["ok"]
+    lock = StackLock(tmp_path)
+    lock.take()
+    order = Instance("order-1", "order", "", 0, "", InstanceState.SERVING)
+    StackState(1, True, "127.0.0.1:1", 0, (order,)).write(tmp_path)
+    try:
+        checks = examine(tmp_path)[1]
+    finally:
+        lock.give_up()
+    assert not checks["certificates"]["ok"]
+    assert str(file) in checks["certificates"]["detail"]
 
 
 def test_zookeeper_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

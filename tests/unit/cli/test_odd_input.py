@@ -156,7 +156,8 @@ def test_setting_in_latin_1_is_refused_in_a_sentence() -> None:
 @pytest.mark.parametrize("token", ["“eyJ.a.b”", '"eyJ.a.b"', "eyJ.a.b\n", "eyJ a b", "梅"])
 def test_token_in_quotes_is_refused_in_a_sentence(tmp_path: Path, token: str) -> None:
     """Before it is sent: gRPC takes no such header."""
-    done = run("acquirer", "log", COUNTINGHOUSE_ACQUIRER_TOKEN=token, COUNTINGHOUSE_ACQUIRER_ADDRESS="127.0.0.1:1")
+    acquirer = {"COUNTINGHOUSE_ACQUIRER_ADDRESS": "127.0.0.1:1", "COUNTINGHOUSE_PLAINTEXT": "true"}
+    done = run("acquirer", "log", COUNTINGHOUSE_ACQUIRER_TOKEN=token, **acquirer)
     assert done.returncode == 1, done.stderr
     assert "countinghouse token" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ import yaml
 
 from services.chaos.targets.compose import PORTS, service_name
 from services.devstack.state import ACQUIRER, INTERFACES
+from services.runtime.grpc.identity import server_name
 
 FOLDER = Path(__file__).parents[3] / "deploy"
 FILE = FOLDER / "docker-compose.yml"
@@ -49,7 +50,15 @@ def service_of(name: str) -> str:
 
 
 def test_compose_file_has_every_container() -> None:
-    assert set(SERVICES) == {"operator", "postgres", *ZOOKEEPERS, *ONE_SHOT, *PRUNES, *INSTANCES}
+    assert set(SERVICES) == {
+        "operator",
+        "postgres",
+        "postgres-certificate",
+        *ZOOKEEPERS,
+        *ONE_SHOT,
+        *PRUNES,
+        *INSTANCES,
+    }
 
 
 @every
@@ -109,8 +118,16 @@ def test_container_waits_until_dependencies_are_healthy(name: str) -> None:
 
 @every_instance
 def test_instance_sees_the_secrets_of_its_service_and_no_others(name: str) -> None:
-    service = service_of(name)
-    assert list(secrets_of(name)) == [(service, f"{service}-secrets:/run/secrets:ro")]
+    service, instance = service_of(name), "acquirer-1" if name == "acquirer" else name
+    assert SERVICES[name]["volumes"] == [f"{service}-secrets:/run/secrets:ro", f"{instance}-identity:/run/identity:ro"]
+    assert SERVICES[name]["environment"]["COUNTINGHOUSE_IDENTITY_FILE"] == "/run/identity/identity.pem"
+    mounting = {
+        other
+        for other in SERVICES
+        for volume in SERVICES[other].get("volumes", ())
+        if f"{instance}-identity:" in volume
+    }
+    assert mounting == {"operator", name}
 
 
 @pytest.mark.parametrize("name", [*MIGRATIONS, *PRUNES])
@@ -136,7 +153,7 @@ def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:
             assert volume.endswith(":ro") is (name != "operator")
             assert whose != "operator" or name == "operator"
     handed = {whose for whose, _ in secrets_of("operator")}
-    assert handed == {"operator", "roles", *PROGRAMS, *(f"{program}-owner" for program in PROGRAMS)}
+    assert handed == {"operator", "roles", "postgres", *PROGRAMS, *(f"{program}-owner" for program in PROGRAMS)}
 
 
 @every
@@ -149,7 +166,7 @@ def test_no_password_stands_in_the_file(name: str) -> None:
     assert not re.search(r"://[^@/ ]*:[^@/ ]*@", str(SERVICES[name].get("command", "")))
     rules = [line.split() for line in (FOLDER / "postgres/pg_hba.conf").read_text().splitlines() if line[0] != "#"]
     assert rules[:2] == [["local", "all", "postgres", "trust"], ["host", "all", "postgres", "all", "reject"]]
-    assert rules[2:] == [["host", "all", "all", "all", "scram-sha-256"]]
+    assert rules[2:] == [["hostssl", "all", "all", "all", "scram-sha-256"]]
 
 
 @every_instance
@@ -168,7 +185,9 @@ def test_instance_is_asked_for_its_health_where_it_listens(name: str) -> None:
     """For its liveness: no interface is named. Readiness fails while ZooKeeper is frozen."""
     service = SERVICES[name]
     port = service["environment"]["COUNTINGHOUSE_LISTEN_PORT"]
-    assert service["healthcheck"]["test"][-2:] == ["services.runtime.grpc.probe", f"127.0.0.1:{port}"]
+    program, *given = service["healthcheck"]["test"][4:]
+    named = [] if name == "acquirer" else ["--name", server_name(service_of(name))]  # the acquirer is known by its host
+    assert (program, given) == ("services.runtime.grpc.probe", [*named, f"127.0.0.1:{port}"])
     assert service["ports"][0].endswith(f":{port}")
 
 

@@ -123,6 +123,31 @@ def test_revoked_caller_gets_no_new_token(tmp_path: Path, keys: Keys, clock: Man
     assert keys.revoked_file == revoked_file(tmp_path)
 
 
+def test_revoked_instance_gets_no_certificate_until_that_is_taken_back(keys: Keys) -> None:
+    """Neither in time nor at the next start of its stack."""
+    revocations.write(keys.revoked_file, Revocations(callers=frozenset({"instance:payment-1"})), 0)
+    with pytest.raises(PermissionDenied, match="--undo"):
+        keys.certify("payment", "payment-1")
+    keys.certify("payment", "payment-2")
+    revocations.write(keys.revoked_file, Revocations(), 0)
+    keys.certify("payment", "payment-1")
+
+
+def test_certificate_that_its_server_did_not_take_is_made_again(keys: Keys) -> None:
+    taken: list[bytes] = []
+
+    def take(file: Path) -> None:
+        taken.append(file.read_bytes())
+        if len(taken) == 1:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        keys.certify("postgresql", "postgresql", take)
+    assert keys.renew() == ["postgresql"]
+    assert keys.renew() == []
+    assert len(taken) == 2
+
+
 class TestRotation:
     """Two keys follow one another, and no token that was good is refused before it expires."""
 

@@ -174,12 +174,12 @@ async def test_tokens_that_cannot_be_renewed_are_renewed_later(tmp_path: Path, m
 def test_token_that_could_not_be_handed_out_is_handed_out_at_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distributor = SecretDistributor(tmp_path, ["payment"], SystemClock())
+    distributor = SecretDistributor(tmp_path, {"payment": 1}, SystemClock())
     distributor.distribute()
     monkeypatch.setattr("services.devstack.keys.SERVICE_TOKEN_TTL_S", -1)  # every token is old
     write = SecretDistributor._write
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise NO_SPACE
 
     monkeypatch.setattr(SecretDistributor, "_write", fail)

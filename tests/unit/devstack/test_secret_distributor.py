@@ -13,14 +13,14 @@ from services.devstack.keys import SERVICE_TOKEN_TTL_S, mint, revoked_file
 from services.devstack.revocations import Revocations
 from services.devstack.secret_distributor import SecretDistributor
 from services.devstack.signing_keys import PUBLISHED_S, SigningKeys
-from services.kernel.errors import Unauthenticated
+from services.kernel.errors import CountinghouseError, Unauthenticated
 from services.kernel.principal import Principal, Role
 from services.runtime.database.pgpass import passwords_in
 from services.runtime.grpc.tokens import TokenVerifier, audience_of
 from services.runtime.grpc.trust import TrustFiles
 from tests.fakes.clock import ManualClock
 
-SERVICES = ("order", "payment")
+SERVICES = {"order": 2, "payment": 1}
 
 
 def passwords(root: Path, reader: str) -> dict[str, str]:
@@ -31,12 +31,15 @@ def test_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> No
     """And nothing of anybody else's."""
     clock = ManualClock()
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
-    for service in SERVICES:
+    for service, instances in SERVICES.items():
         folder = tmp_path / service
         tokens = {"order.token", "ledger.token", "acquirer.token"} if service == "payment" else set()
-        assert {path.name for path in folder.iterdir()} == {"verify.jwks", "revoked.json", "pgpass"} | tokens
+        tls = {"ca.pem", "outside-ca.pem", "database-ca.pem"}
+        for number in range(instances):
+            assert [each.name for each in (tmp_path / f"{service}-{number + 1}").iterdir()] == ["identity.pem"]
+        assert {path.name for path in folder.iterdir()} == {"verify.jwks", "revoked.json", "pgpass"} | tokens | tls
         assert set(passwords(tmp_path, service)) == {f"countinghouse_{service}"}
-        assert {path.name for path in (tmp_path / f"{service}-owner").iterdir()} == {"pgpass"}
+        assert {path.name for path in (tmp_path / f"{service}-owner").iterdir()} == {"pgpass", "database-ca.pem"}
         assert set(passwords(tmp_path, f"{service}-owner")) == {f"countinghouse_{service}_owner"}
 
 
@@ -58,6 +61,7 @@ def test_operators_folder_is_a_data_directory(tmp_path: Path) -> None:
     passfile = tmp_path / "operator" / "keys" / "countinghouse_checker.pgpass"
     assert urls["payment"] == (
         f"postgresql+asyncpg://countinghouse_checker@postgres:5432/countinghouse_payment?passfile={passfile}"
+        f"&sslrootcert={tmp_path / 'operator' / 'keys' / 'ca.pem'}"
     )
     assert passfile.exists()
 
@@ -66,7 +70,9 @@ def test_secrets_are_readable_by_their_reader_only(tmp_path: Path) -> None:
     SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
     operator = tmp_path / "operator"
     keys = operator / "keys"
-    public = (operator, keys / "verify.jwks", keys / "acquirer" / "verify.jwks", keys / "revoked.json")
+    public = [operator, keys / "revoked.json"]
+    public += [tmp_path / "postgres", tmp_path / "postgres" / "server.pem"]  # of another user, alone in its volume
+    public += [folder / name for folder in (keys, keys / "acquirer") for name in ("verify.jwks", "ca.pem")]
     for path in tmp_path.rglob("*"):
         if path not in public:
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
@@ -78,9 +84,25 @@ def test_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     SecretDistributor(tmp_path, SERVICES, clock).distribute()
     before = passwords(tmp_path, "roles")
     key = (tmp_path / "order" / "verify.jwks").read_bytes()
-    SecretDistributor(tmp_path, (*SERVICES, "ledger"), clock).distribute()
+    SecretDistributor(tmp_path, {**SERVICES, "ledger": 1}, clock).distribute()
     assert before.items() < passwords(tmp_path, "roles").items()
     assert (tmp_path / "ledger" / "verify.jwks").read_bytes() == key
+
+
+def test_failed_renewal_keeps_nothing_else_from_its_readers(tmp_path: Path) -> None:
+    """Tokens and revocations go out while the authority of the acquirer is damaged."""
+    clock = ManualClock()
+    distributor = SecretDistributor(tmp_path, SERVICES, clock)
+    distributor.distribute()
+    old = (tmp_path / "payment" / "order.token").read_text()
+    data = tmp_path / "operator"
+    (data / "keys" / "acquirer" / "ca.pem").write_text("rubbish")
+    revocations.write(revoked_file(data), Revocations(callers=frozenset({"cashier:li"})), 0)
+    clock.advance(SERVICE_TOKEN_TTL_S * 1000 // 2)
+    with pytest.raises(CountinghouseError, match="has no certificate"):
+        distributor.renew()
+    assert (tmp_path / "payment" / "order.token").read_text() != old
+    assert "cashier:li" in (tmp_path / "order" / "revoked.json").read_text()
 
 
 def test_renewed_token_reaches_its_service(tmp_path: Path) -> None:

@@ -120,6 +120,6 @@ def test_registering_loopback_while_listening_on_all_is_warned_about(
     """Somebody on another machine is meant to call it, and would call himself."""
     advertised = AdvertisedAddress()
     with structlog.testing.capture_logs() as logged:
-        _listen(cast(grpc.aio.Server, Listening()), Settings(**settings), advertised)  # type: ignore[arg-type]
+        _listen(cast(grpc.aio.Server, Listening()), Settings(**settings), None, advertised)  # type: ignore[arg-type]
     assert advertised.address == address
     assert ([entry["log_level"] for entry in logged] == ["warning"]) is warned

@@ -31,6 +31,7 @@ from services.kernel.errors import (
 )
 from services.runtime.grpc import status
 from services.runtime.grpc.service_client import Peer, Peers
+from services.runtime.grpc.tls import Dialer
 from services.runtime.grpc.tokens import TokenFile
 
 AWAY = Unavailable("ZOOKEEPER_UNAVAILABLE", "away")
@@ -48,7 +49,15 @@ def lost() -> AioRpcError:
 
 
 def peers_with(picker: PickerName, tmp_path: Path) -> Peers:
-    return Peers(cast(Session, None), tmp_path, consumer=ANY_CONSUMER, picker=picker, cache=None, metrics=Metrics())
+    return Peers(
+        cast(Session, None),
+        tmp_path,
+        dialer=Dialer(None),
+        consumer=ANY_CONSUMER,
+        picker=picker,
+        cache=None,
+        metrics=Metrics(),
+    )
 
 
 async def asked(tmp_path: Path, error: AioRpcError) -> CountinghouseError:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tests.certificates import CertificateIssuer
 
 
 @pytest.fixture
@@ -29,9 +34,10 @@ def address(servicer: health.HealthServicer) -> Iterator[str]:
     server.stop(None)
 
 
-def probe(address: str, *interface: str) -> tuple[int, str]:
-    command = [sys.executable, "-P", "-m", "services.runtime.grpc.probe", address, *interface]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def probe(address: str, *arguments: str, ca_file: str = "") -> tuple[int, str]:
+    command = [sys.executable, "-P", "-m", "services.runtime.grpc.probe", address, *arguments]
+    environment = os.environ | {"COUNTINGHOUSE_CA_FILE": ca_file}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     return done.returncode, done.stdout.strip()
 
 
@@ -47,6 +53,19 @@ def test_probe_with_interface_asks_for_its_readiness(servicer: health.HealthServ
     servicer.set("countinghouse.order.v1.OrderService", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert probe(address, "countinghouse.order.v1.OrderService") == (1, "NOT_SERVING")
     assert probe(address) == (0, "SERVING")
+
+
+def test_server_with_the_certificate_of_the_name_is_healthy(servicer: health.HealthServicer, tmp_path: Path) -> None:
+    """A service's certificate names the service, and not the host."""
+    files = CertificateIssuer(tmp_path).files("order")
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_secure_port("127.0.0.1:0", files.server_credentials(demand_certificate=False))
+    server.start()
+    asked = partial(probe, f"127.0.0.1:{port}", ca_file=str(tmp_path / "ca.pem"))
+    found = [asked("--name", "order.countinghouse"), asked("--name", "ledger.countinghouse"), asked()]
+    server.stop(None)
+    assert found == [(0, "SERVING"), (1, "UNAVAILABLE"), (1, "UNAVAILABLE")]
 
 
 def test_closed_port_is_not_healthy() -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
 from services.kernel.principal import Principal, Role
+from services.runtime.grpc.identity import Identity
 from services.runtime.grpc.tokens import HOUSE, MAX_TTL_S, TokenFile, TokenSigner, TokenVerifier, audience_of
 from services.runtime.grpc.trust import Trust, key_id
 from tests.fakes.clock import ManualClock
@@ -287,3 +288,31 @@ def assert_invalid(verifier: TokenVerifier, token: str) -> None:
     with pytest.raises(Unauthenticated) as refusal:
         verifier.verify(token)
     assert refusal.value.reason == "TOKEN_INVALID"
+
+
+class TestCertificate:
+    """A service that sends a token must have its certificate."""
+
+    payment = Principal("payment-service", Role.SERVICE)
+
+    def test_service_with_its_certificate_is_believed(self, verifier: TokenVerifier) -> None:
+        verifier.check_certificate(self.payment, Identity("payment", "payment-2"))
+
+    @pytest.mark.parametrize(
+        ("shown", "reason"),
+        [(None, "CERTIFICATE_REQUIRED"), (Identity("order", "payment-1"), "CERTIFICATE_FOR_ANOTHER")],
+    )
+    def test_service_without_it_is_refused(self, verifier: TokenVerifier, shown: Identity | None, reason: str) -> None:
+        with pytest.raises(Unauthenticated) as refused:
+            verifier.check_certificate(self.payment, shown)
+        assert refused.value.reason == reason
+
+    def test_revoked_instance_is_refused_and_its_siblings_are_not(
+        self, signer: TokenSigner, clock: ManualClock
+    ) -> None:
+        trust = trust_in(signer, revoked_callers=frozenset({"instance:payment-1"}))
+        verifier = TokenVerifier(lambda: trust, audience_of("order"), clock)
+        with pytest.raises(Unauthenticated) as refused:
+            verifier.check_certificate(self.payment, Identity("payment", "payment-1"))
+        assert refused.value.reason == "CERTIFICATE_REVOKED"
+        verifier.check_certificate(self.payment, Identity("payment", "payment-2"))

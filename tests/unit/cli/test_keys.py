@@ -1,0 +1,64 @@
+"""`countinghouse key …, revoke`: what they show, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.commands import app
+from services.devstack.authority import Authority
+from services.devstack.files import ca_file
+from services.devstack.keys import identity_file
+from services.devstack.signing_keys import SigningKeys
+from services.kernel.clock import SystemClock
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with the keys of a house and the certificate of one payment process."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    SigningKeys(keys, SystemClock())
+    Authority(keys, "countinghouse", SystemClock())
+    file = identity_file(keys, "payment-1")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    return tmp_path
+
+
+def test_process_without_a_certificate_cannot_be_revoked(data: Path) -> None:
+    """A typing error must not pass for a revocation."""
+    result = CliRunner().invoke(app, ["revoke", "--instance", "payment-9", "--data", str(data)])
+    assert (result.exit_code, "payment-1" in result.output) == (2, True)
+    shown = CliRunner().invoke(app, ["revoke", "--json", "--data", str(data)])
+    assert json.loads(shown.stdout)["callers"] == []
+
+
+def test_process_is_revoked_and_taken_back(data: Path) -> None:
+    revoke = ["revoke", "--instance", "payment-1", "--json", "--data", str(data)]
+    assert json.loads(CliRunner().invoke(app, revoke).stdout)["callers"] == ["instance:payment-1"]
+    assert json.loads(CliRunner().invoke(app, [*revoke, "--undo"]).stdout)["callers"] == []
+
+
+def test_authorities_are_listed_and_a_successor_is_published_before_it_signs(data: Path) -> None:
+    listed = CliRunner().invoke(app, ["key", "ls", "--authority", "--json", "--data", str(data)])
+    (first,) = json.loads(listed.stdout)["keys"]
+    rotated = CliRunner().invoke(app, ["key", "rotate", "--authority", "--json", "--data", str(data)])
+    successor, signing = json.loads(rotated.stdout)["keys"]
+    assert (signing["kid"], signing["signs_from_s"]) == (first["kid"], 0)
+    assert successor["signs_from_s"] > SystemClock().now_ms() // 1000
+
+
+def test_authorities_are_printed_as_they_are(data: Path) -> None:
+    printed = CliRunner().invoke(app, ["key", "ca", "--data", str(data)])
+    assert printed.stdout == ca_file(data).read_text()
+    assert "PRIVATE" not in printed.stdout
+
+
+def test_authority_is_not_made_by_looking_for_it(data: Path) -> None:
+    ca_file(data).unlink()
+    printed = CliRunner().invoke(app, ["key", "ca", "--data", str(data)])
+    assert (printed.exit_code, ca_file(data).exists()) == (1, False)
