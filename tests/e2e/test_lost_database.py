@@ -5,6 +5,7 @@ from __future__ import annotations
 from countinghouse.order.v1 import order_pb2
 from services.devstack.options import SQLITE
 from services.devstack.readiness import SERVING
+from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
 from services.testkit.client import money, new_id
 from services.testkit.harness import open_client
@@ -28,15 +29,14 @@ async def test_removed_database_is_reported_and_not_made_anew(
         create = order_pb2.CreateOrderRequest(request_id=new_id(), customer_id="mei", amount=money(1250))
         code, error = await refusal(client.call(create))
         assert (code, error.reason, error.retry_after_ms) == ("UNAVAILABLE", "DATABASE_LOST", 1000)
-        address = stack.instance("order-1").address
-        await until_health(address, "NOT_SERVING")
-        await until_health(address, SERVING, "")  # to start it again would not help
+        await until_health(stack, "order-1", "NOT_SERVING", INTERFACES["order"])
+        await until_health(stack, "order-1", SERVING, "")  # to start it again would not help
         looked = await command_line("doctor", "--data", str(stack.data))
         assert looked.returncode == 1
         assert "order.db was made before" in " ".join(looked.stdout.split())
 
         away.rename(file)
-        await until_health(address, SERVING)
+        await until_health(stack, "order-1", SERVING, INTERFACES["order"])
         assert await client.order_state(order) == "UNPAID"
         data = stack.data
     file.rename(away)

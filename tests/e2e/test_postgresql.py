@@ -10,8 +10,10 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import make_url, text
@@ -21,12 +23,16 @@ from services import ledger
 from services.devstack.child import Child, Command
 from services.devstack.components import postgresql
 from services.devstack.files import database_url
+from services.devstack.keys import Keys
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState, StackRefused
+from services.kernel.clock import SystemClock
+from services.kernel.errors import Unavailable
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.transaction import Transaction
 from services.testkit.harness import Harness, open_client
+from tests.certificates import CertificateIssuer
 from tests.contract.runtime.wire import wire_to
 from tests.e2e.checked import charges, checked_books
 from tests.e2e.command import command_line, document, processes_of
@@ -94,6 +100,41 @@ async def test_services_and_the_checker_have_a_password_each_and_few_rights(harn
     assert await refused(checker.render_as_string(), "UPDATE accounts SET balance = 0") == "DATABASE_FORBIDDEN"
     for stranger in (service.set(query={"passfile": "/nowhere"}), service.set(password="guessed", query={})):
         assert await refused(stranger.render_as_string(hide_password=False), "SELECT 1") == "DATABASE_LOGIN"
+
+
+async def test_server_takes_no_connection_in_plain_text(harness: Harness) -> None:
+    url = make_url(database_url(harness.stack.data, "ledger"))
+    password = Keys(harness.stack.data, SystemClock()).password(str(url.username))
+    plain = {"host": url.host, "port": url.port, "user": url.username, "database": url.database, "password": password}
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="no encryption"):
+        await asyncpg.connect(**plain, ssl=False)
+    await (await asyncpg.connect(**plain, ssl="require")).close()
+
+
+async def test_server_is_known_by_its_certificate(harness: Harness, tmp_path: Path) -> None:
+    """One with the certificate of another authority is sent no password."""
+    url = make_url(database_url(harness.stack.data, "ledger"))
+    other = CertificateIssuer(tmp_path / "other").authority.file
+    async with Database(url.update_query_dict({"sslrootcert": str(other)}).render_as_string()) as database:
+        with pytest.raises(Unavailable):
+            await database.ping()
+
+
+async def test_database_goes_on_after_its_authority_was_replaced(data: Path) -> None:
+    """Its server takes the new certificate without a restart; new connections are verified by the new authority."""
+    own = data.with_name("replaced")
+    async with Stack(options(own, database="postgresql", start_timeout_s=START_S)) as stack:
+        replaced = await command_line("key", "rotate", "--authority", "--now", "--data", str(own))
+        assert replaced.returncode == 0, replaced.stderr
+        async with Database(database_url(own, "ledger")) as database, asyncio.timeout(60):
+            while True:
+                with suppress(Unavailable):
+                    await database.ping()
+                    break
+        stack.kill("postgresql")
+        await stack.wait_server("postgresql")
+        async with open_client(stack, "li", Role.CASHIER) as client:
+            await client.settle_ok(await client.new_order(), timeout_s=10.0)
 
 
 async def test_postgresql_files_belong_to_its_user(harness: Harness) -> None:
@@ -205,6 +246,8 @@ async def test_service_waits_for_its_database(harness: Harness, tmp_path: Path) 
         "COUNTINGHOUSE_ZOOKEEPER": harness.stack.zookeeper,
         "COUNTINGHOUSE_MIGRATE": "false",
         "COUNTINGHOUSE_VERIFY_KEY_FILE": str(data / "keys" / "verify.jwks"),
+        "COUNTINGHOUSE_CA_FILE": str(data / "keys" / "ca.pem"),
+        "COUNTINGHOUSE_IDENTITY_FILE": str(data / "keys" / "tls" / "order-1.pem"),
     }
     command = (sys.executable, "-P", "-m", "services.order.main")
     first = Child.spawn(Command(command, {**os.environ, **settings}, tmp_path / "first.log"))

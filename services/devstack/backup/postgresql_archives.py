@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from services.devstack.components.postgresql import PostgresqlMissing
 from services.devstack.state import StackFailed
 from services.kernel.errors import Unavailable
+from services.runtime.database.postgresql_tls import ServerTls, libpq_parameters
 
 #: Less than PostgreSQL's deadlock_timeout, a second: for one lock, and for all of them.
 _LOCK_TIMEOUT_MS = 300
@@ -164,12 +165,13 @@ async def _lock(connection: AsyncConnection) -> None:
 
 
 async def _connect(url: URL, resources: AsyncExitStack, isolation_level: str = "REPEATABLE READ") -> AsyncConnection:
+    tls = ServerTls(url)
     engine = create_async_engine(
-        url,
+        tls.url,
         isolation_level=isolation_level,
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args={"timeout": _CONNECT_TIMEOUT_S},
+        connect_args={"timeout": _CONNECT_TIMEOUT_S, **tls.connect_args()},
     )
     resources.push_async_callback(engine.dispose)
     return await resources.enter_async_context(engine.connect())
@@ -189,7 +191,11 @@ def _conninfo(url: URL) -> str:
         "user": url.username,
         "passfile": url.query.get("passfile"),
         "connect_timeout": _CONNECT_TIMEOUT_S,
+        **libpq_parameters(url),
     }
+    if "sslrootcert" in values and values["host"] == "127.0.0.1":
+        # libpq finds an address in a certificate since version 15, and a name since ever.
+        values |= {"host": "localhost", "hostaddr": "127.0.0.1"}
     return " ".join(f"{name}='{_escaped(str(value))}'" for name, value in values.items() if value)
 
 

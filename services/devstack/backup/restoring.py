@@ -30,7 +30,7 @@ from services.devstack import restore_marker
 from services.devstack.backup import postgresql_archives, sqlite_copies
 from services.devstack.backup.manifest import BOOKS, Backup, verified
 from services.devstack.backup.threads import in_thread
-from services.devstack.components.databases import HOUSE, server_and_house
+from services.devstack.components.databases import HOUSE, server_and_house, url_of
 from services.devstack.files import databases_elsewhere, remember_databases
 from services.devstack.generations import newest, seen_by_databases
 from services.devstack.keys import Keys
@@ -184,15 +184,11 @@ class _Archives:
         databases = [roles.database for roles in every.values()]
         aside = await postgresql_archives.set_aside(self.server, databases, suffix)
         await prepare(self.server, self.house, BOOKS, {name: self.keys.password(name) for name in names})
-        owners = {service: self._url(roles, roles.owner) for service, roles in every.items()}
+        owners = {service: url_of(self.server, roles, roles.owner, self.keys) for service, roles in every.items()}
         for service, url in owners.items():
             await postgresql_archives.load(folder / backup.files[service].name, url, os.environ)
             tell(f"{service}: in place")
         known = databases_elsewhere(self.data)
-        checkers = {service: self._url(roles, roles.checker).render_as_string() for service, roles in every.items()}
-        remember_databases(self.data, known | checkers)
+        checkers = {service: url_of(self.server, roles, roles.checker, self.keys) for service, roles in every.items()}
+        remember_databases(self.data, known | {each: url.render_as_string() for each, url in checkers.items()})
         return aside, {service: url.render_as_string() for service, url in owners.items()}
-
-    def _url(self, roles: Roles, role: str) -> URL:
-        url = self.server.set(username=role, password=None, database=roles.database)
-        return url.set(query={"passfile": str(self.keys.passfile(role))})

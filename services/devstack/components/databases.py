@@ -25,6 +25,7 @@ from services.devstack.child import Child, Command
 from services.devstack.components.component import Component, Context
 from services.devstack.components.postgresql import SUPERUSER, PostgreSQL
 from services.devstack.files import database_url, databases_elsewhere, remember_databases
+from services.devstack.keys import Keys
 from services.devstack.options import SQLITE
 from services.devstack.state import InstanceState, StackRefused
 from services.kernel.guards import Guards
@@ -163,13 +164,20 @@ class ServerDatabases(Databases):
         return Roles(self._house, service)
 
     def _url_of(self, roles: Roles, role: str) -> str:
-        url = self._url.set(username=role, password=None, database=roles.database)
-        return url.set(query={"passfile": str(self._context.keys.passfile(role))}).render_as_string()
+        return url_of(self._url, roles, role, self._context.keys).render_as_string()
+
+
+def url_of(server: URL, roles: Roles, role: str, keys: Keys) -> URL:
+    """Return the URL under which a role finds its database on a server, verified as the server's own URL says."""
+    from services.runtime.database.postgresql_tls import libpq_parameters  # noqa: PLC0415  as in `start`
+
+    url = server.set(username=role, password=None, database=roles.database)
+    return url.set(query={**libpq_parameters(server), "passfile": str(keys.passfile(role))})
 
 
 def server_and_house(choice: str) -> tuple[URL, str]:
     """Return the server that a URL names, and the prefix of its databases' names."""
-    from sqlalchemy import make_url  # noqa: PLC0415
+    from services.runtime.database.postgresql_tls import parse_url  # noqa: PLC0415  as in `start`
 
-    url = make_url(choice).set(drivername="postgresql+asyncpg")
+    url = parse_url(choice).set(drivername="postgresql+asyncpg")
     return url.set(database=SUPERUSER), url.database or HOUSE

@@ -4,7 +4,8 @@ Looked for in this order
 1. the folder of an `initdb` on PATH
 2. Debian's packages: /usr/lib/postgresql/<version>/bin, the newest; for data that are there already, their version
 
-It listens on 127.0.0.1 only, every role needs its password, and fsync stays on. PostgreSQL refuses to be root: run by
+It listens on 127.0.0.1 only, over TLS unless the stack is in plain text; every role needs its password, and fsync stays
+on. PostgreSQL refuses to be root: run by
 root it becomes the user `postgres` or `nobody`, who must be able to pass through the folders above its data.
 """
 
@@ -17,12 +18,15 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordination.files import write_whole
 from services.devstack.child import Child, Command, identity
 from services.devstack.components.component import Component
 from services.devstack.managed_process import ManagedProcess
+from services.devstack.options import POSTGRESQL
 from services.devstack.ports import HOST
 from services.devstack.state import StackRefused
 from services.kernel.errors import Unavailable
@@ -47,6 +51,11 @@ _SETTINGS = {
     "log_min_messages": "warning",
     "log_error_verbosity": "terse",  # its details quote rows
 }
+
+
+#: Its key and certificate in one file, and who may connect.
+_CERTIFICATE, _HBA = "server.pem", "pg_hba.conf"
+_HBA_TLS = "# Over TLS alone, and with a password.\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
 
 
 class PostgresqlMissing(StackRefused):
@@ -126,9 +135,19 @@ async def make(installation: Installation, directory: Path, password: str) -> No
     draft.rename(directory / "data")
 
 
-def command(installation: Installation, directory: Path, port: int, environment: Mapping[str, str]) -> Command:
-    """Return how to start the server whose data are under `directory`, on `port`."""
-    options = [f"--{name}={value}" for name, value in (_SETTINGS | {"port": str(port)}).items()]
+def command(
+    installation: Installation, directory: Path, port: int, environment: Mapping[str, str], *, tls: bool = False
+) -> Command:
+    """Return how to start the server whose data are under `directory`, on `port`.
+
+    Args:
+        tls: Whether it takes connections over TLS alone, with the certificate in `directory`.
+    """
+    settings = _SETTINGS | {"port": str(port)}
+    if tls:
+        file = str(directory / _CERTIFICATE)
+        settings |= {"ssl": "on", "ssl_cert_file": file, "ssl_key_file": file, "hba_file": str(directory / _HBA)}
+    options = [f"--{name}={value}" for name, value in settings.items()]
     arguments = (str(installation.programs / "postgres"), "-D", str(directory / "data"), *options)
     log = directory.parent / "logs" / "postgresql.log"
     return Command(arguments, _own(environment), log, user=installation.user, stop_signal=signal.SIGINT)
@@ -167,6 +186,12 @@ class PostgreSQL(Component):
         keys, directory = self._context.keys, self._context.data / "postgresql"
         installation = find(self._context.environment, version=version_of(directory))
         await make(installation, directory, keys.password(SUPERUSER))
+        tls = not self._context.options.plaintext
+        if tls:
+            hba = self._context.data / "keys" / _HBA  # made where the server's user cannot enter, as in `_take`
+            write_whole(hba, _HBA_TLS.encode(), mode=0o644)
+            hba.replace(directory / _HBA)
+            keys.certify(POSTGRESQL, POSTGRESQL, partial(self._take, directory / _CERTIFICATE, installation))
         port = self._reserve_port(directory).port
         self.url = URL.create(
             "postgresql+asyncpg",
@@ -174,7 +199,7 @@ class PostgreSQL(Component):
             host=HOST,
             port=port,
             database=SUPERUSER,
-            query={"passfile": str(keys.passfile(SUPERUSER))},
+            query=self._secured() | {"passfile": str(keys.passfile(SUPERUSER))},
         )
         self._run(
             ManagedProcess(
@@ -182,11 +207,29 @@ class PostgreSQL(Component):
                 "postgresql",
                 service="postgresql",
                 interface="",
-                command=command(installation, directory, port, self._context.environment),
+                command=command(installation, directory, port, self._context.environment, tls=tls),
                 ready=self._ready,
                 grace_s=_GRACE_S,
             )
         )
+
+    def _secured(self) -> dict[str, str]:
+        if self._context.options.plaintext:
+            return {}
+        return {"sslrootcert": str(self._context.keys.ca_file(POSTGRESQL))}
+
+    def _take(self, file: Path, installation: Installation, identity_file: Path) -> None:
+        """Give the server a new key and certificate, which it reads at its start and when it is told to.
+
+        They are made in a folder that the server's user cannot enter: in its own a link could lead us elsewhere.
+        """
+        draft = identity_file.with_suffix(".draft")
+        write_whole(draft, identity_file.read_bytes(), mode=0o600)
+        if installation.user is not None:
+            shutil.chown(draft, installation.user)
+        draft.replace(file)
+        for process in self.processes:
+            process.signal(signal.SIGHUP)
 
     async def _ready(self, _child: Child) -> str:
         await until_answering(self.url)

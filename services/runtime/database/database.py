@@ -34,7 +34,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -50,6 +49,7 @@ from services.runtime.database.errors import (
     translated,
 )
 from services.runtime.database.postgresql import PostgresqlBackend
+from services.runtime.database.postgresql_tls import parse_url
 from services.runtime.database.sqlite import SqliteBackend
 from services.runtime.database.transaction import Parameters, Rows, Transaction
 
@@ -85,7 +85,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0) -> None:
-        parsed = make_url(url)
+        parsed = parse_url(url)
         self.url = url
         self.name = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"

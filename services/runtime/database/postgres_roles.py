@@ -33,6 +33,7 @@ from services.runtime.database.database import Database
 from services.runtime.database.errors import said
 from services.runtime.database.migrations import ADVISORY_LOCK
 from services.runtime.database.pgpass import Roles, passwords_in
+from services.runtime.database.postgresql_tls import ServerTls
 
 #: What the tables of Alembic and their like are to the service: read-only.
 _LOOKED_AT = ("alembic_version",)
@@ -111,7 +112,9 @@ async def _make_database(connection: AsyncConnection, roles: Roles) -> None:
 
 @asynccontextmanager
 async def _administrating(server: URL) -> AsyncIterator[AsyncConnection]:
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT", connect_args={"timeout": _CONNECT_TIMEOUT_S})
+    tls = ServerTls(server)
+    arguments = {"timeout": _CONNECT_TIMEOUT_S, **tls.connect_args()}
+    engine = create_async_engine(tls.url, isolation_level="AUTOCOMMIT", connect_args=arguments)
     try:
         async with engine.connect() as connection:
             yield connection

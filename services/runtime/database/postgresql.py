@@ -13,7 +13,7 @@ A connection that broke before COMMIT was sent leaves nothing behind, so its ste
 has been sent until its answer is there, the step's outcome is unknown: `CommitUnanswered`.
 
 The password is not in the URL: `?passfile=…` names a file in the form of ~/.pgpass, read anew for each connection, so
-that a password can be changed without a restart.
+that a password can be changed without a restart. `?sslrootcert=…` asks for TLS (`postgresql_tls.py`).
 
 Statements go from SQLAlchemy's compiler to asyncpg without SQLAlchemy's own execution, which runs each of them in a
 greenlet. A transaction with one SELECT took 0.38 ms of processor time that way and takes 0.14 ms this way; `select`,
@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from services.runtime.database.errors import CommitUnanswered, is_answered, wrapped
+from services.runtime.database.postgresql_tls import ServerTls
 from services.runtime.database.statements import CompiledStatement, Statements
 from services.runtime.database.transaction import Parameters, Rows, Transaction
 
@@ -66,8 +67,11 @@ class PostgresqlBackend:
         self._timeout_s = timeout_s
         self._step_s = timeout_s + _GRACE_S
         limits = {"server_settings": settings, "timeout": timeout_s, "command_timeout": self._step_s}
+        self._tls = ServerTls(url)
+        url = self._tls.url
         self._engine = create_async_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=limits)
         self.sync_engine: Engine = self._engine.sync_engine
+        self._tls.secure(self.sync_engine)
         self._statements = Statements(self.sync_engine.dialect)
         self._connect_with = {**self.sync_engine.dialect.create_connect_args(url)[1], **limits}
         self._size = pool
@@ -179,9 +183,17 @@ class PostgresqlBackend:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    min_size=0, max_size=self._size, max_queries=_QUERIES, reset=_nothing, **self._connect_with
+                    min_size=0,
+                    max_size=self._size,
+                    max_queries=_QUERIES,
+                    reset=_nothing,
+                    connect=self._connect,
+                    **self._connect_with,
                 )
         return self._pool
+
+    async def _connect(self, *arguments: Any, **options: Any) -> Any:
+        return await asyncpg.connect(*arguments, **(options | self._tls.connect_args()))
 
 
 class _Transaction:
