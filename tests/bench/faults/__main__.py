@@ -56,7 +56,9 @@ async def run(
     """Return the outcomes by fault and system, and why a system was skipped, by its name."""
     cells: dict[str, dict[str, Outcome]] = {fault: {} for fault in faults}
     skipped: dict[str, str] = {}
-    options = StackOptions(folder / "stack", database=POSTGRESQL, replicas={"payment": 2}, failpoints=True)
+    options = StackOptions(
+        folder / "stack", database=POSTGRESQL, replicas={"payment": 2}, failpoints=True, plaintext=True
+    )
     async with AsyncExitStack() as resources:
         stack = await resources.enter_async_context(Stack(options))
         harness = await resources.enter_async_context(Harness(stack))

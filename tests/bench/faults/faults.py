@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import grpc
 
-from coordination.grpc_channel import open_channel
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.testkit.harness import Harness
@@ -64,7 +63,7 @@ class Trial:
         )
         token = self.system.token(clerk)
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        async with open_channel(self.system.address(instance)) as channel:
+        async with self.system.dialer.open(self.system.address(instance), "payment") as channel:
             send: Any = channel.unary_unary(METHOD, request_serializer=payment_pb2.SettleRequest.SerializeToString)
             try:
                 body = await send(request, timeout=timeout_s, metadata=metadata)

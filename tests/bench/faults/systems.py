@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from services.devstack.ports import HOST
 from services.kernel.principal import Role
+from services.runtime.grpc.tls import Dialer
 from services.testkit.harness import ONE, TWO, Harness
 from tests.bench.peers.charging import CHARGING, TOKEN
 from tests.bench.settles.peers import Kind, Server, insert
@@ -37,10 +38,12 @@ class System(Protocol):
 
     Attributes:
         reverses: Whether it can undo a payment.
+        dialer: What connects to its instances.
     """
 
     name: str
     reverses: bool
+    dialer: Dialer
 
     def address(self, instance: int) -> str:
         """Return where an instance, 0 or 1, listens."""
@@ -83,6 +86,7 @@ class Ours:
 
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
+        self.dialer = harness.stack.dialer()
 
     def address(self, instance: int) -> str:
         """See `System.address`."""
@@ -124,6 +128,7 @@ class Peer:
     """A peer's two instances."""
 
     reverses = False
+    dialer = Dialer(None)
 
     def __init__(self, kind: Kind, connection: Any, commands: Sequence[Sequence[str]], environment: dict[str, str]):
         self.name = kind.name

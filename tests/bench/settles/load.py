@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import grpc
 import uvloop
 
-from coordination.grpc_channel import open_channel
 from countinghouse.payment.v1 import payment_pb2
+from services.runtime.grpc.tls import Dialer, TlsFiles
 
 METHOD = "/countinghouse.payment.v1.PaymentService/Settle"
 BATCH_METHOD = "/countinghouse.payment.v1.PaymentService/SettleBatch"
@@ -52,6 +53,7 @@ class Job:
         addresses: Of the service's instances, which the callers take in turn.
         tokens: One for each caller who settles, all at once; an empty one is not sent.
         orders_a_call: More than 1: each call is a SettleBatch of so many.
+        ca_file: Of the authority of the instances' certificates; empty: they are called in plain text.
         every_s: Each caller begins a call so long after its last one began, or when that one is answered, if later.
     """
 
@@ -60,6 +62,7 @@ class Job:
     orders: list[str]
     orders_a_call: int = 1
     every_s: float = 0.0
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class Load:
 async def run(job: Job) -> Load:
     """Settle every order of the job once."""
     async with AsyncExitStack() as resources:
-        channels = [await resources.enter_async_context(open_channel(address)) for address in job.addresses]
+        dialer = Dialer(TlsFiles(Path(job.ca_file)) if job.ca_file else None)
+        channels = [await resources.enter_async_context(dialer.open(each, "payment")) for each in job.addresses]
         for channel in channels:
             await asyncio.wait_for(channel.channel_ready(), _READY_TIMEOUT_S)
         return await _Generator(channels, job).run()

@@ -151,6 +151,7 @@ class Peer:
 
     callers: tuple[int, ...] = ()
     orders_a_call = 1
+    ca_file = ""
 
     def __init__(self, kind: Kind, connection: Any, address: str) -> None:
         self.name = kind.name

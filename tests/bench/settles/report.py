@@ -21,6 +21,7 @@ from tests.bench.settles.results import (
     OURS_POSTGRESQL,
     OURS_SINGLY,
     OURS_SQLITE,
+    OURS_TLS,
     OURS_TWO,
     PEER,
     REDIS_LOCK,
@@ -50,6 +51,7 @@ _TITLE: Final = "Settles of distinct orders"
 _COLOURS: Final = {
     OURS_POSTGRESQL: "#2f6fb0",
     OURS_TWO: "#2f6fb0",
+    OURS_TLS: "#7a9cc6",
     OURS_BATCH: "#1d4e80",
     CASHIERS: "#7aa7a0",
     CASHIERS_BESIDE: "#7aa7a0",

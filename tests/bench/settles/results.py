@@ -11,6 +11,8 @@ OURS_TWO, OURS_BATCH = "ours, two of each service", "ours, batch run, 8 calls of
 #: Cashiers at a fixed load, which leaves half of the machine idle: alone, beside a batch run, and that batch run.
 CASHIERS, CASHIERS_BESIDE = "ours, cashiers at 64/s", "ours, cashiers at 64/s beside a batch run"
 BATCH_BESIDE = "ours, batch run beside cashiers, 2 calls of 64 at once"
+#: All others are measured in plain text, as the peers are.
+OURS_TLS = "ours, PostgreSQL, over TLS"
 OURS_KAZOO, OURS_SINGLY = "ours, kazoo's own Lock", "ours, no batches"
 #: The system that others are compared with.
 PEER = "one service, asyncpg"
@@ -20,6 +22,7 @@ CEILING = "pgbench, the same transaction"
 #: In the order in which they are shown.
 SYSTEMS = (
     OURS_POSTGRESQL,
+    OURS_TLS,
     OURS_TWO,
     OURS_BATCH,
     CASHIERS,

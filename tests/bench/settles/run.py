@@ -28,6 +28,7 @@ from tests.bench.settles.results import (
     OURS_BATCH,
     OURS_POSTGRESQL,
     OURS_SQLITE,
+    OURS_TLS,
     OURS_TWO,
     SYSTEMS,
     Measurement,
@@ -119,12 +120,15 @@ class Run:
         wanted, enter = self._plan.systems, resources.enter_async_context
         self._tell("starting the systems")
         # Its PostgreSQL is the peers', too, so it runs even if it is not measured.
-        on_server = await enter(Stack(StackOptions(folder / "postgresql", database=POSTGRESQL)))
+        on_server = await enter(Stack(StackOptions(folder / "postgresql", database=POSTGRESQL, plaintext=True)))
         server = Server.of(on_server)
         self.outcome.settings = await server.settings()
         systems: list[System] = []
         if OURS_POSTGRESQL in wanted:
             systems.append(await enter(ours(OURS_POSTGRESQL, on_server)))
+        if OURS_TLS in wanted:
+            secured = await enter(Stack(StackOptions(folder / "tls", database=POSTGRESQL)))
+            systems.append(await enter(ours(OURS_TLS, secured)))
         if OURS_BATCH in wanted:
             systems.append(await enter(our_batch_run(OURS_BATCH, on_server, _CALLS_IN_FLIGHT)))
         if any(name in wanted for name in BESIDE):
@@ -132,10 +136,12 @@ class Run:
             self._batch_run = await enter(our_batch_run(BATCH_BESIDE, on_server, _CALLS_BESIDE))
         if OURS_TWO in wanted:
             replicas = dict.fromkeys(("order", "payment", "ledger"), 2)
-            two = StackOptions(folder / "two", database=POSTGRESQL, replicas=replicas)
+            two = StackOptions(folder / "two", database=POSTGRESQL, replicas=replicas, plaintext=True)
             systems.append(await enter(ours(OURS_TWO, await enter(Stack(two)), instances=2, callers=_CALLERS_OF_TWO)))
         if OURS_SQLITE in wanted:
-            systems.append(await enter(ours(OURS_SQLITE, await enter(Stack(StackOptions(folder / "sqlite"))))))
+            systems.append(
+                await enter(ours(OURS_SQLITE, await enter(Stack(StackOptions(folder / "sqlite", plaintext=True)))))
+            )
         for name, source in VARIANTS.items():
             if name in wanted:
                 systems.append(await enter(ours(name, await enter(variant(name, folder / source.name)))))
@@ -179,15 +185,23 @@ class Run:
 
     async def _measure(self, number: int, system: System, callers: int) -> None:
         orders = await system.make_orders(self._count(system, callers))
-        job = Job(system.addresses, system.tokens(callers), orders, system.orders_a_call)
+        job = Job(system.addresses, system.tokens(callers), orders, system.orders_a_call, ca_file=system.ca_file)
         await self._load(number, system, system.name, job)
 
     async def _measure_beside(self, number: int, cashiers: System, batch_run: System) -> None:
         """Measure cashiers alone and beside a batch run, the one first that was second in the round before."""
         count = int(self._plan.seconds * _CASHIERS_LONGER * _CASHIERS / _CASHIERS_EVERY_S)
-        alone = Job(cashiers.addresses, cashiers.tokens(_CASHIERS), [], every_s=_CASHIERS_EVERY_S)
+        alone = Job(
+            cashiers.addresses, cashiers.tokens(_CASHIERS), [], every_s=_CASHIERS_EVERY_S, ca_file=cashiers.ca_file
+        )
         more = int(self._count(batch_run, _CALLS_BESIDE) * _CASHIERS_LONGER * _BATCH_OUTLASTS)
-        run = Job(batch_run.addresses, batch_run.tokens(_CALLS_BESIDE), [], batch_run.orders_a_call)
+        run = Job(
+            batch_run.addresses,
+            batch_run.tokens(_CALLS_BESIDE),
+            [],
+            batch_run.orders_a_call,
+            ca_file=batch_run.ca_file,
+        )
         for beside in (number % 2 == 0, number % 2 == 1):
             job = replace(alone, orders=await cashiers.make_orders(count))
             if not beside:

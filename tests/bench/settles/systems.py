@@ -49,12 +49,14 @@ class System(Protocol):
     Attributes:
         callers: The numbers of callers with which it is measured; empty: all.
         orders_a_call: As `Job` has it.
+        ca_file: As `Job` has it.
     """
 
     name: str
     addresses: list[str]
     callers: tuple[int, ...]
     orders_a_call: int
+    ca_file: str
 
     def tokens(self, count: int) -> list[str]:
         """Return the token of each of so many callers; empty: it takes none."""
@@ -82,6 +84,8 @@ class Ours:
         self.name = name
         self.addresses = [harness.address(instance) for instance in (ONE, TWO)[:instances]]
         self.callers = callers
+        options = harness.stack.options
+        self.ca_file = "" if options.plaintext else str(harness.stack.data / "keys" / "ca.pem")
         self._harness = harness
 
     def tokens(self, count: int) -> list[str]:
@@ -146,7 +150,7 @@ async def our_batch_run(name: str, stack: Stack, callers: int) -> AsyncIterator[
 def variant(name: str, data: Path, database: str = POSTGRESQL) -> Stack:
     """Return our stack with methods replaced, as the `sitecustomize` in the folder of `VARIANTS` does it."""
     environment = {**os.environ, "PYTHONPATH": str(VARIANTS[name])}
-    return Stack(StackOptions(data, database=database), environment=environment)
+    return Stack(StackOptions(data, database=database, plaintext=True), environment=environment)
 
 
 def decoded(responses: Mapping[str, str]) -> dict[str, bytes]:
