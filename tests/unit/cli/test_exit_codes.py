@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -76,9 +77,19 @@ def test_payment_of_unknown_outcome_names_the_request_id_that_repeats_it(capsys:
     ("state", "code"),
     [("REVERSED", ExitCode.DONE), ("REVERSING", ExitCode.OUTCOME_UNKNOWN), ("SUCCEEDED", ExitCode.NOT_PAID)],
 )
-def test_reversal_that_is_not_reversed_ends_with_a_code_of_its_own(state: str, code: ExitCode) -> None:
+async def test_reversal_that_is_not_reversed_ends_with_a_code_of_its_own(state: str, code: ExitCode) -> None:
     """A ledger may refuse to reverse."""
     assert exit_codes.of_payment(f"PAYMENT_STATE_{state}", "REVERSED") is code
+    payment = pb.Payment(payment_id="pay_1", state=pb.PaymentState.Value(f"PAYMENT_STATE_{state}"))
+
+    async def change(*_: object) -> Any:
+        return SimpleNamespace(message=pb.ReverseResponse(payment=payment), replayed=False)
+
+    client = SimpleNamespace(as_json=False, change=change, new_id=lambda given: given)
+    command: Any = inspect.unwrap(payments.reverse)
+    with pytest.raises(typer.Exit) as end:
+        await command(client, "pay_1", reason="wrong order", request_id="req_1")
+    assert end.value.exit_code == code
 
 
 @pytest.mark.parametrize(
