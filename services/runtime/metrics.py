@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import AbstractContextManager
 from functools import partial
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
@@ -22,6 +23,7 @@ import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -73,6 +75,13 @@ class CallMetrics:
             buckets=CALL_SECONDS,
             registry=collected_by,
         )
+        self._in_flight = Gauge(
+            "countinghouse_calls_in_flight", "Calls that have arrived and are not answered.", registry=collected_by
+        )
+
+    def in_flight(self) -> AbstractContextManager[object]:
+        """Return a context within which one more call is in flight."""
+        return self._in_flight.track_inprogress()
 
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         """Count one call.

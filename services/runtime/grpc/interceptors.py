@@ -115,7 +115,8 @@ class CallInterceptor(aio.ServerInterceptor):
         serve: Behaviour = handler.unary_unary
 
         async def behave(_requests: object, context: aio.ServicerContext[Any, Any]) -> Any:
-            return await self._serve(method, serve, handler.request_deserializer, context)
+            with self._metrics.in_flight():
+                return await self._serve(method, serve, handler.request_deserializer, context)
 
         # A stream of requests, and without a deserializer: none is waited for or parsed before the token was looked at.
         return grpc.stream_unary_rpc_method_handler(behave, response_serializer=_serialize)

@@ -352,6 +352,21 @@ async def test_each_call_is_counted_once_under_its_code(server: Server, client: 
     assert server.counted.get_sample_value("countinghouse_call_seconds_count", {"method": "CreateOrder"}) == 6
 
 
+async def test_call_is_in_flight_until_it_has_ended(server: Server, client: Client) -> None:
+    """Also one that is refused. By this number instances are added."""
+    seen: list[float | None] = []
+
+    async def refuse(_request: Any, _context: Any) -> Any:
+        seen.append(server.counted.get_sample_value("countinghouse_calls_in_flight"))
+        raise Aborted("ORDER_LOCKED", "wait")
+
+    server.behaviour = refuse
+    with pytest.raises(Aborted):
+        await client.create()
+    assert seen == [1]
+    assert server.counted.get_sample_value("countinghouse_calls_in_flight") == 0
+
+
 @pytest.mark.parametrize("replayed", [False, True])
 async def test_stored_response_goes_out_as_it_is(server: Server, client: Client, replayed: bool) -> None:
     """Byte for byte, unknown fields included; only the repeat is marked."""

@@ -78,6 +78,21 @@ def test_calls_and_durations_are_as_many() -> None:
     assert registry.get_sample_value("countinghouse_call_seconds_count", {"method": "Pay"}) == 3
 
 
+def test_call_is_in_flight_until_it_is_answered() -> None:
+    registry = CollectorRegistry()
+    metrics = CallMetrics(registry)
+
+    def now() -> float | None:
+        return registry.get_sample_value("countinghouse_calls_in_flight")
+
+    assert now() == 0
+    with metrics.in_flight():
+        with metrics.in_flight():
+            assert now() == 2
+        assert now() == 1
+    assert now() == 0
+
+
 async def test_page_is_served_while_the_event_loop_is_busy(page: MetricsPage) -> None:
     """The moment at which one wants to know most."""
     with ThreadPoolExecutor(1) as elsewhere:
