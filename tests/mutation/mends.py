@@ -100,7 +100,7 @@ def main() -> int:
         if stale:
             _say(f"these patches do not fit the code any more; write them anew: {', '.join(stale)}")
             return 2
-        tests = sorted({test for mend in chosen for test in mend.tests})
+        tests = sorted({test for mend in chosen for test in mend.tests}, key=_order_in_file)
         _say(f"{len(tests)} tests as the code is …")
         failed = sorted({each.place for each in _run(tree, tests) if each.outcome in ("failure", "error")})
         if failed:
@@ -138,6 +138,12 @@ def _run(tree: Path, tests: Sequence[str]) -> list[Case]:
         Case(f"{each.get('classname')}.{each.get('name')}", next((child.tag for child in each), "passed"))
         for each in found
     ]
+
+
+def _order_in_file(test: str) -> tuple[str, int]:
+    """Sort as the files have the tests: the last ones of a file may leave a stack that those before do not expect."""
+    file, *names = test.split("::")
+    return file, (ROOT / file).read_text().find(names[-1].partition("[")[0]) if names else 0
 
 
 def _place(test: str) -> str:
