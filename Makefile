@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
   gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-mends interop \
-  check-supply lock clean
+  check-alerts check-supply lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -86,6 +86,11 @@ check: setup  ## Runs every check of the code: form, types, layers, protos, drif
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh --check
 	$(BIN)/deptry .
 	$(BIN)/codespell .
+
+check-alerts:  ## Checks the alerts of deploy/prometheus, and tests when each of them fires (promtool)
+	@promtool=$$(deploy/setup-promtool.sh) && cd deploy/prometheus && \
+	  "$$promtool" check config prometheus.yml && "$$promtool" check rules --lint=all alerts.yml && \
+	  "$$promtool" test rules alerts_test.yml
 
 check-supply: setup  ## Writes the SBOM of the runtime dependencies, and audits the locks for known vulnerabilities (ARGS: options of pip-audit)
 	@deploy/setup-supply.sh

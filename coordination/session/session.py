@@ -113,6 +113,8 @@ class Session(NodeRequests):
         self._timeout_s = timeout_s
         self._name = name or "session"
         self._metrics = metrics or Metrics()
+        for state in SessionState:
+            self._metrics.session_changes.labels(state.value)  # from 0: else the first change is no increase
         self._state = SessionState.CONNECTING
         self._session_id: int | None = None
         self._started_in_pid: int | None = None

@@ -21,7 +21,6 @@ from services.payment.worker import LeaseRenewer, LockPreparer, RecoveryWorker
 from services.runtime.cluster_member import Components, Runtime, Service, run
 from services.runtime.grpc.tls import Dialer, RenewedChannel, TlsFiles
 from services.runtime.grpc.tokens import TokenFile
-from services.runtime.settings import Settings
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 
@@ -32,7 +31,7 @@ async def build(runtime: Runtime) -> Components:
     await store.prepare()
     locks = ResourceLocks(runtime.session, metrics=runtime.metrics, root=LOCKS_ROOT)
     orders, ledger = await peers.find(ORDER_INTERFACE), await peers.find(LEDGER_INTERFACE)
-    outside = _outside_channel(settings) if settings.acquirer_address else None
+    outside = _outside_channel(runtime) if settings.acquirer_address else None
     operations = PaymentOperations(
         store=store,
         requests=SqlRequestRecords(runtime.database, guards),
@@ -77,9 +76,11 @@ async def build(runtime: Runtime) -> Components:
     )
 
 
-def _outside_channel(settings: Settings) -> RenewedChannel:
+def _outside_channel(runtime: Runtime) -> RenewedChannel:
     """Return a channel to the acquirer, whose certificate must name the host of its address."""
+    settings = runtime.settings
     files = None if settings.plaintext else TlsFiles(settings.outside_ca_file)
+    runtime.credentials.show_tls("acquirer", files)
     return RenewedChannel(Dialer(files, outside=True), settings.acquirer_address, "acquirer")
 
 

@@ -42,6 +42,7 @@ from services.runtime.database.database import Database, probe_write
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.retention import DAY_MS, Retention, remove_old_requests
 from services.runtime.ensemble import Ensemble
+from services.runtime.grpc.credential_metrics import CredentialMetrics
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.grpc_server import new_server
 from services.runtime.grpc.health import HealthMonitor
@@ -90,6 +91,7 @@ class Runtime:
     failpoints: FailpointSet
     advertised: AdvertisedAddress
     metrics: Metrics
+    credentials: CredentialMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +169,15 @@ async def _serve(service: Service, settings: Settings) -> None:
         if not await process.migrated_before(stop, database, service, migrate=settings.migrate):
             return
         tls = process.tls_files(settings)
-        runtime = await _runtime(service, settings, database, Dialer(tls), Metrics(collected), stack)
+        runtime = await _runtime(service, settings, database, tls, collected, stack)
         components = await service.build(runtime)
         server, interceptor = new_server(
-            settings, runtime.clock, CallMetrics(collected), audience=audience_of(service.name), tls=tls
+            settings,
+            runtime.clock,
+            CallMetrics(collected),
+            audience=audience_of(service.name),
+            tls=tls,
+            credentials=runtime.credentials,
         )
         components.add(server)
         health = process.add_standard_services(server, service.interface, runtime.failpoints, settings.profile)
@@ -214,11 +221,13 @@ async def _runtime(
     service: Service,
     settings: Settings,
     database: Database,
-    dialer: Dialer,
-    metrics: Metrics,
+    tls: TlsFiles | None,
+    collected: CollectorRegistry,
     stack: AsyncExitStack,
 ) -> Runtime:
     """Open a ZooKeeper session, which `stack` closes."""
+    metrics, credentials = Metrics(collected), CredentialMetrics(collected)
+    credentials.show_tls("house", tls)
     clock = DatabaseClock(database, SystemClock())
     await clock.set()
     setting = process.begin(clock.run)
@@ -229,7 +238,7 @@ async def _runtime(
     peers = Peers(
         session,
         settings.token_folder,
-        dialer=dialer,
+        dialer=Dialer(tls),
         consumer=_consumer(service, settings, clock),
         picker=settings.picker,
         cache=settings.discovery_cache,
@@ -248,6 +257,7 @@ async def _runtime(
         failpoints=FailpointSet(enabled=settings.failpoints),
         advertised=AdvertisedAddress(),
         metrics=metrics,
+        credentials=credentials,
     )
 
 

@@ -4,7 +4,8 @@ Each process has one `CollectorRegistry`, made by `process_registry`. It has the
 (`coordination/metrics.py`), those of this module, and the resources of the process. Threads of its own serve the page,
 so that it answers while the event loop is busy and costs the loop nothing.
 
-Labels have few values each: methods and status codes. Never an order, a clerk or a payment.
+Labels have few values each: methods, status codes, reasons. Never an order, a clerk or a payment, nor anything else
+that a caller chooses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 from contextlib import AbstractContextManager
 from functools import partial
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import grpc
@@ -39,6 +40,21 @@ _READERS = 4
 #: How long a reader may take to send its request, or to receive a part of the page.
 _READER_TIMEOUT_S = 5.0
 _CLOSE_POLL_S = 0.1
+#: Why a caller is refused before its request is read: all reasons of `runtime/grpc/interceptors.py`, `tokens.py` and
+#: `access.py`.
+REFUSAL_REASONS: Final = (
+    "TOKEN_REQUIRED",
+    "TOKEN_AMBIGUOUS",
+    "TOKEN_INVALID",
+    "TOKEN_EXPIRED",
+    "TOKEN_REVOKED",
+    "TOKEN_FOR_ANOTHER",
+    "CERTIFICATE_REQUIRED",
+    "CERTIFICATE_FOR_ANOTHER",
+    "CERTIFICATE_REVOKED",
+    "SERVICE_NOT_ALLOWED",
+    "ROLE_NOT_ALLOWED",
+)
 
 log = structlog.get_logger()
 
@@ -56,6 +72,8 @@ class CallMetrics:
     """The calls of our own services, as the server saw them. Health, reflection and unknown methods are not among them.
 
     Each call counts once, when it is answered; so the calls of a method, over all codes, are as many as its durations.
+    One whose caller is refused counts once more, by the reason. A connection that ends in its TLS handshake is no call:
+    gRPC tells the server nothing of it.
 
     Args:
         collected_by: The Prometheus registry to appear in; None: none, for tests.
@@ -78,10 +96,26 @@ class CallMetrics:
         self._in_flight = Gauge(
             "countinghouse_calls_in_flight", "Calls that have arrived and are not answered.", registry=collected_by
         )
+        self._refusals = Counter(
+            "countinghouse_identity_refusals",
+            "Calls refused for who the caller is, before the request was read, by reason.",
+            ["reason"],
+            registry=collected_by,
+        )
+        for reason in REFUSAL_REASONS:
+            self._refusals.labels(reason)  # from 0: Prometheus sees no increase in a series that begins with 1
 
     def in_flight(self) -> AbstractContextManager[object]:
         """Return a context within which one more call is in flight."""
         return self._in_flight.track_inprogress()
+
+    def refused(self, reason: str) -> None:
+        """Count one call whose caller was refused.
+
+        Args:
+            reason: One of `REFUSAL_REASONS`.
+        """
+        self._refusals.labels(reason).inc()
 
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         """Count one call.

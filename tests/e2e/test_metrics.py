@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 
 import pytest
 
+from countinghouse.order.v1 import order_pb2
+from services.devstack.authority import LIFE_S
 from services.devstack.stack import Stack
 from services.testkit.client import RecordingClient, new_id
+from tests.e2e.as_service import open_service
 from tests.e2e.checked import refusal
 from tests.e2e.command import command_line, document
 from tests.e2e.conftest import SETTINGS, FreshStack
@@ -53,6 +57,32 @@ async def test_settled_order_is_counted_by_every_service(stack: Stack, cashier: 
     assert moved("ledger-1", calls("Post")) == [1]
     for samples in after.values():
         assert samples["process_resident_memory_bytes"] > 10 << 20
+
+
+async def test_refused_caller_is_counted_by_the_server_that_refused_it(stack: Stack) -> None:
+    """The payment service's token for the ledger is sent to the order service, with the right certificate."""
+    stolen = (stack.data / "keys" / "tokens" / "payment" / "ledger.token").read_text()
+    names, count = ("order-1", "ledger-1"), 'countinghouse_identity_refusals_total{reason="TOKEN_FOR_ANOTHER"}'
+    before = [(await samples_of(stack, name))[count] for name in names]
+    async with open_service(stack, "thief", token=stolen) as thief:
+        _, error = await refusal(thief.call(order_pb2.GetOrderRequest(order_id="o-1")))
+    assert error.reason == "TOKEN_FOR_ANOTHER"
+    after = [(await samples_of(stack, name))[count] for name in names]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 0]
+
+
+async def test_every_service_shows_when_its_certificate_expires(stack: Stack) -> None:
+    """And the payment service whether it knows the acquirer's authority."""
+    for instance in stack.instances:
+        samples = await samples_of(stack, instance.name)
+        left_s = samples['countinghouse_certificate_expiry_timestamp_seconds{authority="house"}'] - time.time()
+        assert LIFE_S / 4 < left_s <= LIFE_S
+        authorities = ("house", "acquirer") if instance.name.startswith("payment") else ("house",)
+        expiry = {name for name in samples if name.startswith("countinghouse_authority_expiry")}
+        assert expiry == {
+            f'countinghouse_authority_expiry_timestamp_seconds{{authority="{each}"}}' for each in authorities
+        }
+        assert not any(value for name, value in samples.items() if "files_unusable" in name)
 
 
 async def test_metrics_of_all_services_add_up(stack: Stack, cashier: RecordingClient) -> None:

@@ -23,6 +23,7 @@ from coordination.grpc_channel import SERVER_PING_OPTIONS
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.runtime.grpc.admission import Admission
+from services.runtime.grpc.credential_metrics import CredentialMetrics
 from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.grpc.tls import TlsFiles
 from services.runtime.grpc.tokens import TokenVerifier
@@ -45,6 +46,7 @@ def new_server(
     audience: str,
     house: bool = True,
     tls: TlsFiles | None = None,
+    credentials: CredentialMetrics | None = None,
 ) -> tuple[grpc.aio.Server, CallInterceptor]:
     """Return a server without services, and the interceptor through which its calls pass.
 
@@ -53,12 +55,16 @@ def new_server(
         audience: Whose tokens of machines are good here.
         house: Whether it is one of the house: tokens of people are good here, and services show a certificate.
         tls: By which those are verified; None: in plain text they show none.
+        credentials: Shows whether the keys and revocations can be read; None: they are not shown.
 
     Raises:
         CountinghouseError: VERIFY_KEY_MISSING, VERIFY_KEY_INVALID, REVOKED_INVALID.
     """
+    trust = _trust(settings)
+    if credentials is not None:
+        credentials.show_trust(trust)
     interceptor = CallInterceptor(
-        TokenVerifier(_trust(settings).current, audience, clock, house=house),
+        TokenVerifier(trust.current, audience, clock, house=house),
         clock,
         default_deadline_s=settings.default_deadline_s,
         max_deadline_s=settings.max_deadline_s,

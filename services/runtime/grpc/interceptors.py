@@ -150,6 +150,8 @@ class CallInterceptor(aio.ServerInterceptor):
             answer, body = refusal.status, refusal.stored
         except CountinghouseError as error:
             code, reason = status.code_of(error), error.reason
+            if call is None:
+                self._metrics.refused(reason)
             answer = status.to_status(error)
             body = answer.SerializeToString()
         except (asyncio.CancelledError, aio.AbortError):

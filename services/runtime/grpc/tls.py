@@ -21,6 +21,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -61,17 +62,36 @@ def internal_address(endpoint: Endpoint) -> str:
     return endpoint.address
 
 
+@dataclass(frozen=True, slots=True)
+class TlsStatus:
+    """How long what a process has loaded is good, and whether its files have been loaded.
+
+    Args:
+        usable: False: the files have changed and cannot be used; those from before hold.
+        authority_expires_s: When the last of the authorities that are believed expires, Unix seconds.
+        certificate_expires_s: When the process's own certificate expires; None: of a client without one.
+    """
+
+    usable: bool
+    authority_expires_s: float
+    certificate_expires_s: float | None
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """The files as they were read: all PEM.
 
     Args:
+        authority_expires_s: As in `TlsStatus`.
         certificate: With those that lead to an authority; empty: of a client without one.
+        certificate_expires_s: As in `TlsStatus`.
     """
 
     authorities: bytes
+    authority_expires_s: float
     key: bytes = b""
     certificate: bytes = b""
+    certificate_expires_s: float | None = None
 
     @cached_property
     def client(self) -> grpc.ChannelCredentials:
@@ -85,7 +105,7 @@ class _Loaded:
 
 
 class TlsFiles:
-    """The two files; looked at again when they are asked for, once a second at most.
+    """The two files; looked at again when they are asked for, once a second at most. Threads may share them.
 
     Args:
         ca_file: PEM.
@@ -100,7 +120,13 @@ class TlsFiles:
         self._looked_s = time.monotonic()
         self._seen = self._stamps()
         self._loaded = self._load()
-        self._told = ""
+        self._unusable = ""
+        self._looking = threading.Lock()
+
+    def status(self) -> TlsStatus:
+        """Return the state of the files as they are now."""
+        loaded = self._current()
+        return TlsStatus(not self._unusable, loaded.authority_expires_s, loaded.certificate_expires_s)
 
     def client_credentials(self) -> grpc.ChannelCredentials:
         """Return what new connections use."""
@@ -142,26 +168,33 @@ class TlsFiles:
         return Identity.parse(shown[0].decode(errors="replace")) if now_s <= good_until_s else None
 
     def _current(self) -> _Loaded:
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= _LOOK_S:
-            self._looked_s = now_s
-            stamps = self._stamps()
-            if stamps != self._seen:
-                try:
-                    self._loaded, self._seen = self._load(), stamps
-                except CountinghouseError as error:
-                    if error.message != self._told:
-                        log.error("the changed certificates cannot be used; those from before hold", why=error.message)
-                    self._told = error.message
+        if time.monotonic() - self._looked_s >= _LOOK_S:
+            with self._looking:  # so that no thread sets what was read before another thread's
+                self._look()
         return self._loaded
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_S:
+            return  # another thread has looked
+        unusable, stamps = "", self._stamps()
+        if stamps != self._seen:
+            try:
+                self._loaded, self._seen = self._load(), stamps
+            except CountinghouseError as error:
+                unusable = error.message
+                if unusable != self._unusable:
+                    log.error("the changed certificates cannot be used; those from before hold", why=unusable)
+        self._unusable = unusable
+        self._looked_s = now_s
 
     def _load(self) -> _Loaded:
         for file in self._files:
             try:
                 content = file.read_bytes()
                 if file is self._files[0]:
-                    x509.load_pem_x509_certificates(content)
-                    loaded = _Loaded(content)
+                    authorities = x509.load_pem_x509_certificates(content)
+                    loaded = _Loaded(content, max(map(_expires_s, authorities)))
                 else:
                     loaded = replace(loaded, **_identity(content))
             except OSError as error:
@@ -245,12 +278,16 @@ def _good_until_s(certificate_pem: bytes, authorities_pem: bytes) -> float:
     for authority in x509.load_pem_x509_certificates(authorities_pem):
         with suppress(ValueError, TypeError, InvalidSignature):
             certificate.verify_directly_issued_by(authority)
-            return certificate.not_valid_after_utc.timestamp()
+            return _expires_s(certificate)
     return 0.0
 
 
-def _identity(content: bytes) -> dict[str, bytes]:
-    """Return the key and the certificates of an identity file.
+def _expires_s(certificate: x509.Certificate) -> float:
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def _identity(content: bytes) -> dict[str, Any]:
+    """Return the key and the certificates of an identity file, and when the first one expires.
 
     Raises:
         ValueError: It has none, or they do not belong together.
@@ -263,4 +300,5 @@ def _identity(content: bytes) -> dict[str, bytes]:
     return {
         "key": key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         "certificate": b"".join(each.public_bytes(encoding) for each in certificates),
+        "certificate_expires_s": _expires_s(certificates[0]),
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def revoked_in(document: bytes) -> tuple[frozenset[str], frozenset[str]]:
 
 
 class TrustFiles:
-    """The two files, read again whenever one has changed.
+    """The two files, read again whenever one has changed. Threads may share them.
 
     Args:
         keys: The key set.
@@ -118,17 +119,31 @@ class TrustFiles:
         self._revoked = revoked
         self._seen = self._stamps()
         self._trust = self._read()
+        self._usable = True
+        self._reading = threading.Lock()
 
     def current(self) -> Trust:
         """Return what holds now."""
-        stamps = self._stamps()
-        if stamps != self._seen:
-            self._seen = stamps
-            try:
-                self._trust = self._read()
-            except (OSError, CountinghouseError) as error:
-                log.error("the changed keys or revocations cannot be read; those from before hold", why=str(error))
+        if self._stamps() != self._seen:
+            with self._reading:  # so that no thread sets what was read before another thread's
+                self._read_again()
         return self._trust
+
+    def usable(self) -> bool:
+        """Tell whether the files as they are now hold; False: they cannot be read, and those from before hold."""
+        self.current()
+        return self._usable
+
+    def _read_again(self) -> None:
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return  # another thread has read them
+        try:
+            self._trust, self._usable = self._read(), True
+        except (OSError, CountinghouseError) as error:
+            self._usable = False
+            log.error("the changed keys or revocations cannot be read; those from before hold", why=str(error))
+        self._seen = stamps
 
     def _read(self) -> Trust:
         keys = keys_in(self._keys.read_bytes())

@@ -311,6 +311,42 @@ async def test_refusal_is_logged_and_counted_before_its_caller_hears_of_it(
     assert seen == [(["call"], 1)]
 
 
+async def test_refused_caller_is_counted_by_reason(server: Server, client: Client, channel: aio.Channel) -> None:
+    """One whom the interceptor lets in and an operation refuses is not: that is no matter of identity."""
+    stub: Any = order_pb2_grpc.OrderServiceStub(channel)
+    li = server.token()
+    stranger = TokenSigner(Ed25519PrivateKey.generate(), SystemClock()).sign(LI, 60, HOUSE)
+    auditor = server.token(Principal("eve", Role.AUDITOR))
+    service = server.token(Principal("payment-service", Role.SERVICE))
+    expired = server.signer.sign(LI, -1, HOUSE)
+    for token in ("", "rubbish", stranger, auditor, service, expired):
+        with pytest.raises(CountinghouseError):
+            await client.create(token=token)
+    with pytest.raises(aio.AioRpcError):
+        await stub.CreateOrder(pb.CreateOrderRequest(), metadata=(("authorization", f"Bearer {li}"),) * 2)
+
+    async def refuse(_request: Any, _context: Any) -> NoReturn:
+        raise PermissionDenied("NOT_YOUR_WALLET", "not yours")
+
+    server.behaviour = refuse
+    with pytest.raises(PermissionDenied):
+        await client.create()
+    counted = {
+        sample.labels["reason"]: sample.value
+        for family in server.counted.collect()
+        for sample in family.samples
+        if sample.name == "countinghouse_identity_refusals_total" and sample.value
+    }
+    assert counted == {
+        "TOKEN_REQUIRED": 1,
+        "TOKEN_INVALID": 2,
+        "TOKEN_EXPIRED": 1,
+        "TOKEN_AMBIGUOUS": 1,
+        "ROLE_NOT_ALLOWED": 1,
+        "SERVICE_NOT_ALLOWED": 1,
+    }
+
+
 async def test_each_call_is_counted_once_under_its_code(server: Server, client: Client, channel: aio.Channel) -> None:
     """Answered, refused, not let in, burst: the codes add up to the durations. Health is none of our calls."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import http.client
+import inspect
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordination.metrics import Metrics
 from services.kernel.errors import CountinghouseError
-from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
+from services.runtime.grpc import access, interceptors, tokens
+from services.runtime.metrics import REFUSAL_REASONS, CallMetrics, MetricsPage, process_registry
 
 HOST = "127.0.0.1"
 READERS = 4
@@ -91,6 +94,31 @@ def test_call_is_in_flight_until_it_is_answered() -> None:
             assert now() == 2
         assert now() == 1
     assert now() == 0
+
+
+def test_refusals_count_from_zero_by_reason() -> None:
+    """A series that is there from the start: Prometheus sees the increase of the first refusal."""
+    registry = CollectorRegistry()
+    metrics = CallMetrics(registry)
+    name = "countinghouse_identity_refusals_total"
+    assert [registry.get_sample_value(name, {"reason": reason}) for reason in REFUSAL_REASONS] == [0] * 11
+    metrics.refused("TOKEN_REVOKED")
+    metrics.refused("TOKEN_REVOKED")
+    metrics.refused("TOKEN_EXPIRED")
+    assert registry.get_sample_value(name, {"reason": "TOKEN_REVOKED"}) == 2
+    assert registry.get_sample_value(name, {"reason": "TOKEN_EXPIRED"}) == 1
+    assert registry.get_sample_value(name, {"reason": "TOKEN_INVALID"}) == 0
+
+
+def test_reasons_of_refusals_are_those_that_the_code_raises() -> None:
+    """Each of them is a constant: nothing that a caller sends becomes a label."""
+    raised = set()
+    for module in (access, interceptors, tokens):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Unauthenticated", "PermissionDenied"):
+                assert isinstance(node.args[0], ast.Constant), ast.unparse(node)
+                raised.add(node.args[0].value)
+    assert raised == set(REFUSAL_REASONS)
 
 
 async def test_page_is_served_while_the_event_loop_is_busy(page: MetricsPage) -> None:

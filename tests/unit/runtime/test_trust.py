@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.kernel.errors import CountinghouseError
+from services.runtime.grpc import trust
 from services.runtime.grpc.trust import TrustFiles, key_id, key_set, keys_in, revoked_in
 
 
@@ -95,6 +97,48 @@ def test_change_that_makes_no_sense_changes_nothing(keys: Path, which: str) -> N
     assert files.current() is before
     keys.unlink()
     assert files.current() is before
+
+
+def test_files_are_usable_unless_the_newest_cannot_be_read(keys: Path) -> None:
+    """Whether or not a call has looked at them."""
+    revoked = keys.with_name("revoked.json")
+    files = TrustFiles(keys, revoked)
+    assert files.usable()
+    write(revoked, b"rubbish")
+    assert not files.usable()
+    assert not files.usable(), "it is not read a second time"
+    write(revoked, b'{"tokens": {}, "callers": []}')
+    assert files.usable()
+
+
+def test_threads_read_the_files_one_after_the_other(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of metrics looks at the files in a thread of its own; no revocation may be lost to an older reading."""
+    revoked = keys.with_name("revoked.json")
+    files = TrustFiles(keys, revoked)
+    has_read, go_on, overlapped = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_first(document: bytes) -> tuple[frozenset[str], frozenset[str]]:
+        found = revoked_in(document)
+        if not has_read.is_set():
+            has_read.set()
+            assert go_on.wait(10)
+        elif not go_on.is_set():
+            overlapped.set()
+        return found
+
+    monkeypatch.setattr(trust, "revoked_in", slow_first)
+    write(revoked, b'{"tokens": {}, "callers": []}')
+    first = threading.Thread(target=files.current)
+    first.start()
+    assert has_read.wait(10)
+    write(revoked, b'{"tokens": {}, "callers": ["cashier:li"]}')
+    second = threading.Thread(target=files.current)
+    second.start()
+    assert not overlapped.wait(0.2)  # without a lock it reads at once
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert files.current().revoked_callers == {"cashier:li"}
 
 
 def test_too_many_revocations_are_refused() -> None:
