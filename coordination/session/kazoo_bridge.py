@@ -19,15 +19,26 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from kazoo.client import KazooClient
+from kazoo.protocol.serialization import Auth
 from kazoo.protocol.states import KazooState
 
 from coordination.session.in_flight import CallbackQueue, PendingReply
 from coordination.session.liveness import AcknowledgedConnection, Backoff, SessionValidity
 from coordination.session.pipeline import PollingHandler
 from coordination.session.requests import Request
+from coordination.session.security import Security
 from coordination.session.watches import OnEvent
 
 log = logging.getLogger(__name__)
+
+
+def _without_password(record: logging.LogRecord) -> bool:
+    """Return whether kazoo may log a record; of the requests that it logs at DEBUG one has the user's password."""
+    return not (isinstance(record.args, tuple) and any(isinstance(argument, Auth) for argument in record.args))
+
+
+_kazoo_log = logging.getLogger("coordination.kazoo")
+_kazoo_log.addFilter(_without_password)
 
 FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
@@ -44,6 +55,7 @@ class KazooBridge:
         hosts: as kazoo takes them.
         timeout_s: session timeout to ask for, seconds.
         name: shown in log lines.
+        security: how ZooKeeper is known, and as whom the session comes.
         on_state: called at every change of kazoo's state.
         on_event: called at every watch event, with the path below the chroot.
 
@@ -56,11 +68,21 @@ class KazooBridge:
     client: KazooClient
     connection: AcknowledgedConnection
 
-    def __init__(self, hosts: str, timeout_s: float, name: str, *, on_state: OnState, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        hosts: str,
+        timeout_s: float,
+        name: str,
+        *,
+        security: Security,
+        on_state: OnState,
+        on_event: OnEvent,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._hosts = hosts
         self._timeout_s = timeout_s
         self._name = name
+        self._security = security
         self._on_state = on_state
         self._on_event = on_event
         self._closed = False
@@ -104,8 +126,9 @@ class KazooBridge:
         client = KazooClient(
             hosts=self._hosts,
             timeout=self._timeout_s,
-            handler=PollingHandler(),
-            logger=logging.getLogger("coordination.kazoo"),
+            handler=PollingHandler(self._security),
+            auth_data=[("digest", self._security.user())] if self._security.user else None,
+            logger=_kazoo_log,
         )
         connection = AcknowledgedConnection(
             client,

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import select
+import ssl
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -33,13 +35,18 @@ from kazoo.protocol.serialization import Watch, int_int_struct, int_struct
 
 from coordination.session.in_flight import PendingReply
 from coordination.session.requests import Request
+from coordination.session.security import Security
 
 _READ_BYTES = 65536
-_AGAIN = (BlockingIOError, InterruptedError)
+_LEAST_S = 0.001  # 0 would make a socket that does not wait
+_AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class PollingHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
     """kazoo's threads, waiting with poll(2): kazoo makes, fills and closes an epoll object for every wait.
+
+    Args:
+        security: whether connections are secured, and by what.
 
     Attributes:
         connect_timeout_s: how long the next TCP connect may take at the most; kazoo allows the whole session timeout.
@@ -47,14 +54,36 @@ class PollingHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo
 
     connect_timeout_s = float("inf")
 
+    def __init__(self, security: Security) -> None:
+        super().__init__()
+        self._security = security
+
     def create_connection(self, *, timeout: float, **options: Any) -> Any:
-        """Connect as kazoo does, within `connect_timeout_s`."""
-        return super().create_connection(timeout=min(timeout, self.connect_timeout_s), **options)
+        """Connect as kazoo does, within `connect_timeout_s`, the handshake of TLS included.
+
+        kazoo's own TLS does without this limit, and demands the name under which the server was dialled.
+        """
+        timeout = min(timeout, self.connect_timeout_s)
+        until_s = time.monotonic() + timeout
+        connected = super().create_connection(timeout=timeout, **options)
+        if self._security.context is None:
+            return connected
+        try:
+            connected.settimeout(max(until_s - time.monotonic(), _LEAST_S))
+            return self._security.context().wrap_socket(connected, server_hostname=self._security.server_name)
+        except BaseException:
+            connected.close()
+            raise
 
     def select(
         self, rlist: Sequence[Any], wlist: Sequence[Any], _xlist: Sequence[Any], timeout: float | None = None
     ) -> tuple[list[Any], list[Any], list[Any]]:
-        """Wait as select(2) does; a socket in error counts as ready, so that using it tells the error."""
+        """Wait as select(2) does; a socket in error counts as ready, so that using it tells the error.
+
+        So does one of TLS with bytes that were decrypted and not yet read: poll(2) does not know of them.
+        """
+        if decrypted := [sock for sock in rlist if isinstance(sock, ssl.SSLSocket) and sock.pending()]:
+            return decrypted, [], []
         poll = select.poll()
         for sock in rlist:
             poll.register(sock, select.POLLIN)

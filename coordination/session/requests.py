@@ -14,21 +14,22 @@ from typing import Any, ClassVar
 
 from kazoo.exceptions import NoNodeError, RolledBackError, RuntimeInconsistency
 from kazoo.protocol import serialization as wire
-from kazoo.security import OPEN_ACL_UNSAFE
+from kazoo.security import ACL, OPEN_ACL_UNSAFE
 
 from coordination.session.error_codes import error_of, outcome
 
 CREATED, DELETED, CHANGED, CHILDREN_CHANGED = 1, 2, 3, 4  # kinds of watch events
 
 # ZooKeeper's numbers of operations. kazoo has no type for the last three, which need ZooKeeper 3.6 or newer.
-_CREATE, _DELETE, _EXISTS, _GET, _SET, _GET_CHILDREN, _SYNC, _TRANSACTION, _CREATE2 = 1, 2, 3, 4, 5, 8, 9, 14, 15
+_CREATE, _DELETE, _EXISTS, _GET, _SET, _GET_ACL, _SET_ACL, _GET_CHILDREN = 1, 2, 3, 4, 5, 6, 7, 8
+_SYNC, _TRANSACTION, _CREATE2 = 9, 14, 15
 _REMOVE_WATCHES, _READ_MANY, _ADD_WATCH = 18, 22, 106
 _FAILED = -1  # of a part that was not done
 
 _EPHEMERAL, _SEQUENCE = 1, 2  # flags of a create
 _PERSISTENT_RECURSIVE, _ANY_WATCH = 1, 3  # kinds of watches
 _END_OF_PARTS = wire.multiheader_struct.pack(-1, True, -1)
-_OPEN_TO_ALL = bytes(wire.Create("", b"", OPEN_ACL_UNSAFE, 0).serialize()[8:-4])  # an ACL, serialized
+_OPEN_TO_ALL = bytes(wire.Create("", b"", OPEN_ACL_UNSAFE, 0).serialize()[8:-4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,35 @@ class Request:
         return self.read(reply, offset)
 
 
-#: Makes the request, given the chroot under which all paths of the session lie ("" for none).
-Operation = Callable[[str], Request]
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What all requests of a session have in common.
+
+    Attributes:
+        chroot: under which all paths lie; "" for the root.
+        acl: who may do what with the nodes that are created, serialized.
+        acls: the same for those at certain paths and below them: pairs of a path and a list.
+    """
+
+    chroot: str = ""
+    acl: bytes = _OPEN_TO_ALL
+    acls: tuple[tuple[str, bytes], ...] = ()
+
+    def acl_of(self, path: str) -> bytes:
+        """Return the access control list of a node that is created at a path below the chroot."""
+        for directory, acl in self.acls:
+            if path == directory or path.startswith(f"{directory}/"):
+                return acl
+        return self.acl
+
+
+#: Makes the request.
+Operation = Callable[[Scope], Request]
+
+
+def serialized(acl: Sequence[ACL]) -> bytes:
+    """Return an access control list as ZooKeeper takes it."""
+    return bytes(wire.Create("", b"", acl, 0).serialize()[8:-4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +102,10 @@ class Create:
 
     type: ClassVar[int] = _CREATE
 
-    def payload(self, chroot: str) -> bytes:
+    def payload(self, scope: Scope) -> bytes:
         """Return it serialized."""
         flags = _EPHEMERAL * self.ephemeral | _SEQUENCE * self.sequence
-        return _path(chroot, self.path) + _bytes(self.data) + _OPEN_TO_ALL + _int(flags)
+        return _path(scope, self.path) + _bytes(self.data) + scope.acl_of(self.path) + _int(flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +118,9 @@ class Replace:
 
     type: ClassVar[int] = _SET
 
-    def payload(self, chroot: str) -> bytes:
+    def payload(self, scope: Scope) -> bytes:
         """Return it serialized."""
-        return _path(chroot, self.path) + _bytes(self.data) + _int(self.version)
+        return _path(scope, self.path) + _bytes(self.data) + _int(self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +132,9 @@ class Delete:
 
     type: ClassVar[int] = _DELETE
 
-    def payload(self, chroot: str) -> bytes:
+    def payload(self, scope: Scope) -> bytes:
         """Return it serialized."""
-        return _path(chroot, self.path) + _int(self.version)
+        return _path(scope, self.path) + _int(self.version)
 
 
 Part = Create | Replace | Delete
@@ -115,27 +143,32 @@ Part = Create | Replace | Delete
 def create(path: str, data: bytes, *, ephemeral: bool = False, sequence: bool = False) -> Operation:
     """Create; the reply is (path, stat)."""
     node = Create(path, data, ephemeral, sequence)
-    return lambda chroot: Request(_CREATE2, node.payload(chroot), partial(_read_created, chroot))
+    return lambda scope: Request(_CREATE2, node.payload(scope), partial(_read_created, scope.chroot))
 
 
 def create_outside_chroot(path: str) -> Operation:
     """Create an empty node at a path from ZooKeeper's root, such as the chroot itself; the reply is (path, stat)."""
-    return lambda _chroot: create(path, b"")("")
+
+    def request(scope: Scope) -> Request:
+        acl = scope.acl_of(path.removeprefix(scope.chroot))
+        return create(path, b"")(Scope(acl=acl))
+
+    return request
 
 
 def get(path: str, *, watch: bool = False) -> Operation:
     """Read; the reply is (data, stat)."""
-    return lambda chroot: Request(_GET, _path(chroot, path) + _flag(watch), wire.GetData.deserialize)
+    return lambda scope: Request(_GET, _path(scope, path) + _flag(watch), wire.GetData.deserialize)
 
 
 def exists(path: str, *, watch: bool = False) -> Operation:
     """Look; the reply is a stat or None."""
-    return lambda chroot: Request(_EXISTS, _path(chroot, path) + _flag(watch), wire.Exists.deserialize)
+    return lambda scope: Request(_EXISTS, _path(scope, path) + _flag(watch), wire.Exists.deserialize)
 
 
 def get_children(path: str, *, watch: bool = False) -> Operation:
     """List; the reply is the children's names."""
-    return lambda chroot: Request(_GET_CHILDREN, _path(chroot, path) + _flag(watch), wire.GetChildren.deserialize)
+    return lambda scope: Request(_GET_CHILDREN, _path(scope, path) + _flag(watch), wire.GetChildren.deserialize)
 
 
 def get_children_of(paths: Sequence[str]) -> Operation:
@@ -145,13 +178,13 @@ def get_children_of(paths: Sequence[str]) -> Operation:
     """
     if len(paths) == 1:
         body = _flag(False)
-        return lambda chroot: Request(
-            _GET_CHILDREN, _path(chroot, paths[0]) + body, lambda *reply: [_read_names(*reply)[0]]
+        return lambda scope: Request(
+            _GET_CHILDREN, _path(scope, paths[0]) + body, lambda *reply: [_read_names(*reply)[0]]
         )
 
-    def request(chroot: str) -> Request:
+    def request(scope: Scope) -> Request:
         head = wire.multiheader_struct.pack(_GET_CHILDREN, False, -1)
-        payload = b"".join(head + _path(chroot, path) + _flag(False) for path in paths)
+        payload = b"".join(head + _path(scope, path) + _flag(False) for path in paths)
         return Request(_READ_MANY, payload + _END_OF_PARTS, _read_results)
 
     return request
@@ -172,18 +205,28 @@ def names_of(paths: Sequence[str], reply: Sequence[Any]) -> dict[str, list[str]]
 def replace(path: str, data: bytes, version: int) -> Operation:
     """Write if the version matches; the reply is the stat."""
     node = Replace(path, data, version)
-    return lambda chroot: Request(_SET, node.payload(chroot), wire.SetData.deserialize)
+    return lambda scope: Request(_SET, node.payload(scope), wire.SetData.deserialize)
+
+
+def get_acl(path: str) -> Operation:
+    """Read who may do what with a node; the reply is (list, stat)."""
+    return lambda scope: Request(_GET_ACL, _path(scope, path), wire.GetACL.deserialize)
+
+
+def set_acl(path: str, acl: Sequence[ACL]) -> Operation:
+    """Say who may do what with a node and in it, whatever was said before; the reply is the stat."""
+    return lambda scope: Request(_SET_ACL, _path(scope, path) + serialized(acl) + _int(-1), wire.SetACL.deserialize)
 
 
 def delete(path: str, version: int = -1) -> Operation:
     """Delete if the version matches; the reply is True."""
     node = Delete(path, version)
-    return lambda chroot: Request(_DELETE, node.payload(chroot), lambda _reply, _offset: True)
+    return lambda scope: Request(_DELETE, node.payload(scope), lambda _reply, _offset: True)
 
 
 def sync(path: str) -> Operation:
     """Have our server catch up with its leader, so that the next read is up to date."""
-    return lambda chroot: Request(_SYNC, _path(chroot, path), _read_nothing)
+    return lambda scope: Request(_SYNC, _path(scope, path), _read_nothing)
 
 
 def transaction(parts: Sequence[Part]) -> Operation:
@@ -193,8 +236,8 @@ def transaction(parts: Sequence[Part]) -> Operation:
     they were rolled back or not tried. All of them together must stay under ZooKeeper's 1 MB a request.
     """
 
-    def request(chroot: str) -> Request:
-        payload = b"".join(wire.multiheader_struct.pack(part.type, False, -1) + part.payload(chroot) for part in parts)
+    def request(scope: Scope) -> Request:
+        payload = b"".join(wire.multiheader_struct.pack(part.type, False, -1) + part.payload(scope) for part in parts)
         return Request(_TRANSACTION, payload + _END_OF_PARTS, _read_results)
 
     return request
@@ -215,16 +258,17 @@ def add_watch(path: str) -> Operation:
     """
 
     kind = _int(_PERSISTENT_RECURSIVE)
-    return lambda chroot: Request(_ADD_WATCH, _path(chroot, path) + kind, _read_nothing)
+    return lambda scope: Request(_ADD_WATCH, _path(scope, path) + kind, _read_nothing)
 
 
 def remove_watches(path: str) -> Operation:
     """End every watch of this session on a node; the reply is None."""
     kind = _int(_ANY_WATCH)
-    return lambda chroot: Request(_REMOVE_WATCHES, _path(chroot, path) + kind, _read_nothing)
+    return lambda scope: Request(_REMOVE_WATCHES, _path(scope, path) + kind, _read_nothing)
 
 
-def _path(chroot: str, path: str) -> bytes:
+def _path(scope: Scope, path: str) -> bytes:
+    chroot = scope.chroot
     return _bytes((path if not chroot else chroot if path == "/" else chroot + path).encode())
 
 

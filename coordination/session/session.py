@@ -49,7 +49,8 @@ from coordination.session.address import EnsembleAddress
 from coordination.session.in_flight import Reply, RequestQueue, Slot
 from coordination.session.kazoo_bridge import KazooBridge
 from coordination.session.node_requests import DEFAULT_TIMEOUT_S, MAX_BATCH, NodeRequests
-from coordination.session.requests import Operation
+from coordination.session.requests import Operation, Scope, serialized
+from coordination.session.security import OPEN, Security
 from coordination.session.watches import Watch, Watches
 
 __all__ = ["DEFAULT_TIMEOUT_S", "MAX_BATCH", "SLOTS", "Session", "SessionChange", "SessionState", "Watch"]
@@ -106,13 +107,25 @@ class Session(NodeRequests):
         timeout_s: session timeout to ask for, seconds; ZooKeeper bounds it to 2–20 of its ticks.
         name: shown in log lines.
         metrics: counts the changes of state.
+        security: how ZooKeeper is known, as whom the session comes, and who may touch its nodes.
     """
 
-    def __init__(self, hosts: str, *, timeout_s: float = 4.0, name: str = "", metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        hosts: str,
+        *,
+        timeout_s: float = 4.0,
+        name: str = "",
+        metrics: Metrics | None = None,
+        security: Security = OPEN,
+    ) -> None:
         self._hosts = hosts
         self._timeout_s = timeout_s
         self._name = name or "session"
         self._metrics = metrics or Metrics()
+        self._security = security
+        self._acl = serialized(security.acl)
+        self._acls = tuple((path, serialized(acl)) for path, acl in security.acls.items())
         for state in SessionState:
             self._metrics.session_changes.labels(state.value)  # from 0: else the first change is no increase
         self._state = SessionState.CONNECTING
@@ -139,7 +152,12 @@ class Session(NodeRequests):
         self._hosts = str(EnsembleAddress.parse(self._hosts))
         self._started_in_pid = os.getpid()
         self._bridge = KazooBridge(
-            self._hosts, self._timeout_s, self._name, on_state=self._on_kazoo_state, on_event=self.watches.dispatch
+            self._hosts,
+            self._timeout_s,
+            self._name,
+            security=self._security,
+            on_state=self._on_kazoo_state,
+            on_event=self.watches.dispatch,
         )
         self._queue.connect(self._bridge.callbacks, self._bridge.hand_over)
 
@@ -260,8 +278,8 @@ class Session(NodeRequests):
         self.check_process()
         if not 1 <= len(batch) <= MAX_BATCH:
             raise ValueError(f"send takes 1 to {MAX_BATCH} requests, not {len(batch)}")
-        chroot = self.chroot
-        requests = [operation(chroot) for operation in batch]
+        scope = self._scope()
+        requests = [operation(scope) for operation in batch]
         await self._take_slot(deadline)
         return self._queue.put(requests, Slot(self._slots, len(batch)))
 
@@ -270,7 +288,7 @@ class Session(NodeRequests):
         self.check_process()
         if self._state is not SessionState.CONNECTED:
             return None
-        return self._queue.put([operation(self.chroot)], None)[0]
+        return self._queue.put([operation(self._scope())], None)[0]
 
     # ---- inside --------------------------------------------------------------------------------------
 
@@ -299,6 +317,9 @@ class Session(NodeRequests):
             if self._state is SessionState.CONNECTED:
                 return
             self._slots.release()
+
+    def _scope(self) -> Scope:
+        return Scope(self.chroot, self._acl, self._acls)
 
     def _on_kazoo_state(self, kazoo_state: str, session_id: int) -> None:
         if kazoo_state == KazooState.CONNECTED:

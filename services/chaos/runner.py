@@ -120,7 +120,13 @@ async def run(target: Target, config: RunConfig, folder: Path, clock: Clock, tel
     with HistoryWriter(path, clock, seed=config.seed, facts=facts) as history:
         rng = random.Random(f"{config.seed}/calls")  # noqa: S311
         async with Connections(
-            target.address, clock, dialer=target.dialer, history=history, zookeeper=target.zookeeper, rng=rng
+            target.address,
+            clock,
+            dialer=target.dialer,
+            history=history,
+            zookeeper=target.zookeeper,
+            security=target.zookeeper_security,
+            rng=rng,
         ) as connections:
             shared = SharedState()
             injector = await _work(target, config, plan, connections, history, shared, tell)

@@ -93,6 +93,14 @@ ZooKeeper = Annotated[
         callback=_understood,
     ),
 ]
+ZooKeeperPlaintext = Annotated[
+    bool,
+    typer.Option(
+        "--zookeeper-plaintext",
+        envvar="COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT",
+        help="ZooKeeper alone has no TLS and no users, for clients of Dubbo: others can change what is in it.",
+    ),
+]
 Database = Annotated[
     str,
     typer.Option(

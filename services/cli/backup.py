@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from services.cli import output
-from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, run
+from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Database, ZooKeeper, ZooKeeperPlaintext, run
 from services.devstack.backup import restoring, taking
 from services.devstack.backup.manifest import Backup
 from services.devstack.stack import StackOptions
@@ -42,17 +42,21 @@ def restore(
     data: Data = DEFAULT_DATA,
     zookeeper: ZooKeeper = "",
     database: Database = "sqlite",
+    zookeeper_plaintext: ZooKeeperPlaintext = False,
     as_json: AsJson = False,
 ) -> None:
     """Put a backup in the place of the books. No stack may run; what was there is renamed, not removed.
 
-    ZooKeeper's generation is raised, so that no lock from before counts any more. Give --database and --zookeeper as
-    for `up`. What the acquirer did after the backup was taken is not in it: `reconcile` names that.
+    ZooKeeper's generation is raised, so that no lock from before counts any more. Give --database, --zookeeper and
+    --zookeeper-plaintext as for `up`. What the acquirer did after the backup was taken is not in it: `reconcile` names
+    that.
 
     Example: countinghouse restore backups/monday
     """
     try:
-        options = StackOptions(data, zookeeper=zookeeper, database=database, services=())
+        options = StackOptions(
+            data, zookeeper=zookeeper, database=database, services=(), zookeeper_plaintext=zookeeper_plaintext
+        )
     except InvalidArgument as error:
         raise typer.BadParameter(error.message) from error
     done = run(restoring.restore(folder, options, SystemClock(), _tell))
@@ -64,6 +68,7 @@ def restore(
         output.print_line(f"what was there is kept: {name}")
     same = ["--data", str(data), *(["--database", _without_password(database)] if database != "sqlite" else [])]
     same += ["--zookeeper", zookeeper] if zookeeper else []
+    same += ["--zookeeper-plaintext"] if zookeeper_plaintext else []
     output.print_line(f"next: `{shlex.join(['countinghouse', 'up', *same])}`; then `countinghouse reconcile`")
     output.print_line("names what the acquirer did since; read that before clerks settle again")
 

@@ -233,8 +233,10 @@ class Client:
         """
         if self._session is not None:
             return self._session
-        address = self._connection.zookeeper or state.require(self._connection.data).zookeeper
-        session = Session(address, timeout_s=_SESSION_TIMEOUT_S, name="cli")
+        data = self._connection.data
+        address = self._connection.zookeeper or state.require(data).zookeeper
+        security = dialers.zookeeper_of_command(data, os.environ, elsewhere=self._is_elsewhere(state.read(data)))
+        session = Session(address, timeout_s=_SESSION_TIMEOUT_S, name="cli", security=security)
         try:
             await session.start()
             self._resources.push_async_callback(session.close)
@@ -253,13 +255,16 @@ class Client:
             StackRefused: CA_FILE_MISSING.
             CountinghouseError: TLS_FILE_INVALID.
         """
-        data, zookeeper = self._connection.data, self._connection.zookeeper
+        data = self._connection.data
         found = state.read(data)
         if outside:
             elsewhere = os.environ.get(_ACQUIRER_VARIABLE, "") not in ("", found.acquirer if found else "")
         else:
-            elsewhere = zookeeper not in ("", found.zookeeper if found else "")
+            elsewhere = self._is_elsewhere(found)
         return dialers.of_command(data, os.environ, outside=outside, elsewhere=elsewhere)
+
+    def _is_elsewhere(self, found: state.StackState | None) -> bool:
+        return self._connection.zookeeper not in ("", found.zookeeper if found else "")
 
     async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         stub = await self._stub(service)

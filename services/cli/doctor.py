@@ -21,10 +21,11 @@ from coordination.errors import CoordinationError, EnsembleUnfit
 from coordination.locks import generation
 from coordination.locks.generation import MAX_AHEAD
 from coordination.session import requests
+from coordination.session.security import Security
 from coordination.session.session import Session
 from services.cli import examining_certificates, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
-from services.devstack import state
+from services.devstack import dialers, state
 from services.devstack.components import zookeeper
 from services.devstack.files import ca_file, databases_elsewhere, signing_key
 from services.devstack.generations import newest, read_file, read_url, seen_by_databases
@@ -221,8 +222,14 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
         return
     known = newest(seen)
     remedy = f"if what it had is gone for good, run `countinghouse doctor --new-generation {known + 1}`"
+    elsewhere = stack is None or where != stack.zookeeper
     try:
-        async with Session(where, name="doctor") as session:
+        security = dialers.zookeeper_of_command(data, os.environ, elsewhere=elsewhere)
+    except CountinghouseError as error:
+        findings.append(Finding("generation", False, error.message))
+        return
+    try:
+        async with Session(where, name="doctor", security=security) as session:
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
             await session.ask(requests.sync(GENERATION_PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
             found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
@@ -249,14 +256,16 @@ async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -
     stack = state.read(data)
     if address or stack:
         where = address or (stack.zookeeper if stack else "")
-        findings.append(await _advanced(where, to))
+        elsewhere = stack is None or where != stack.zookeeper
+        security = dialers.zookeeper_of_command(data, os.environ, elsewhere=elsewhere)
+        findings.append(await _advanced(where, to, security))
         return
     async with Stack(StackOptions(data, services=())) as alone:
-        findings.append(await _advanced(alone.zookeeper, to))
+        findings.append(await _advanced(alone.zookeeper, to, alone.zookeeper_security()))
 
 
-async def _advanced(address: str, to: int) -> Finding:
-    async with Session(address, name="doctor") as session:
+async def _advanced(address: str, to: int, security: Security) -> Finding:
+    async with Session(address, name="doctor", security=security) as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
         now = await generation.advance(session, to, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
     return Finding(

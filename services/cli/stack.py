@@ -24,6 +24,7 @@ from services.cli.arguments import (
     Database,
     GuardsOff,
     ZooKeeper,
+    ZooKeeperPlaintext,
     parse_guards_off,
     parse_pairs,
     run,
@@ -75,6 +76,7 @@ def up(
             help="Serve without TLS, for development: others can read and change every call.",
         ),
     ] = False,
+    zookeeper_plaintext: ZooKeeperPlaintext = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -92,6 +94,7 @@ def up(
             guards_off=parse_guards_off(guards_off),
             failpoints=failpoints,
             plaintext=plaintext,
+            zookeeper_plaintext=zookeeper_plaintext,
             session_timeout_s=session_timeout,
             start_timeout_s=start_timeout,
             detachable=True,
@@ -168,6 +171,8 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
         print(f"GUARDS ARE OFF ({guards}): orders may be settled twice", file=sys.stderr, flush=True)
     if options.plaintext:
         print("PLAIN TEXT: others on the network can read and change every call", file=sys.stderr, flush=True)
+    elif options.zookeeper_plaintext:
+        print("PLAIN TEXT to ZooKeeper: others on the network can change it", file=sys.stderr, flush=True)
     try:
         if not await _unless(stop, stack.start()):
             raise typer.Exit(ExitCode.INTERRUPTED)

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -114,19 +115,20 @@ class Authority:
             for file in set(self._folder.glob("ca.*.key")) - set(map(self._key_file, known[: place + 1])):
                 file.unlink()  # of one that signs no more
 
-    def issue(self, names: Sequence[str], uri: str = "") -> bytes:
+    def issue(self, names: Sequence[str], uri: str = "", *, life_s: int = LIFE_S) -> bytes:
         """Return a new key with a certificate for a process, PEM.
 
         Args:
             names: Names and addresses under which it is called.
             uri: Which service it is; empty: it is known by its names alone, and is called by those of this machine too.
                 A service has none of these: its certificate must not pass for that of a database on this machine.
+            life_s: How long it is good for.
         """
         signing = self._signing(self._authorities())
         key = ec.generate_private_key(ec.SECP256R1())
         authority_key_id = signing.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         certificate = (
-            self._builder(key, x509.random_serial_number(), self._now_s(), LIFE_S)
+            self._builder(key, x509.random_serial_number(), self._now_s(), life_s)
             .subject_name(x509.Name([]))  # so the extension with the names is critical (RFC 5280, section 4.2.1.6)
             .issuer_name(signing.subject)
             .add_extension(x509.SubjectAlternativeName(list(_names(names, uri))), critical=True)
@@ -140,15 +142,26 @@ class Authority:
         )
         return _pem_of_key(key) + certificate.public_bytes(serialization.Encoding.PEM)
 
-    def needs_renewal(self, identity_file: Path) -> bool:
-        """Tell whether the certificate in a file has half its life left or less, or is of an older authority."""
+    def needs_renewal(self, identity_file: Path, *, life_s: int = LIFE_S, patient: bool = False) -> bool:
+        """Tell whether the certificate in a file has half its life left or less, or is of an older authority.
+
+        Args:
+            life_s: How long it was good for.
+            patient: Whether one of an older authority will do for half the time for which that is still believed.
+        """
+        known = self._authorities()
         try:
             certificate = x509.load_pem_x509_certificates(identity_file.read_bytes())[0]
-            certificate.verify_directly_issued_by(self._signing(self._authorities()))
-        except Exception:
+        except (OSError, ValueError, IndexError):
+            return True
+        signing = known.index(self._signing(known))
+        issuer = next((place for place in range(signing, len(known)) if _issued(known[place], certificate)), None)
+        if issuer is None or (issuer > signing and not patient):
+            return True
+        if issuer > signing and self._now_s() > _from_s(known[issuer - 1]) + PUBLISHED_S + LIFE_S // 2:
             return True
         left_s = certificate.not_valid_after_utc.timestamp() - self._now_s()
-        return not LIFE_S / 2 < left_s <= LIFE_S
+        return not life_s / 2 < left_s <= life_s
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -244,6 +257,14 @@ class Authority:
 
     def _now_s(self) -> int:
         return self._clock.now_ms() // 1000
+
+
+def _issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _from_s(authority: x509.Certificate) -> int:

@@ -5,8 +5,8 @@ A deployment keeps the first in its container `operator` and the others in its c
 begins, a directory of that form is made of what Docker reports, for the time of this one command, and named by the
 environment variables that the commands read anyway.
 
-The only secrets that are copied are the signing keys and the checker's password. A user who may use the Docker daemon
-could copy them anyhow.
+The only secrets that are copied are the signing keys, the checker's password and ZooKeeper's superuser. A user who may
+use the Docker daemon could copy them anyhow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from services.devstack.files import ca_file, remember_databases, signing_key
+from services.devstack.files import SUPERUSER, ca_file, remember_databases, signing_key, zookeeper_user_file
 from services.devstack.state import ACQUIRER, INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.runtime.database.pgpass import Roles
 
@@ -56,6 +56,7 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
     checker = Roles(HOUSE, "").checker
     wanted = ["signing.key", "ca.pem", "revoked.json", f"{checker}.pgpass"]
     wanted += [f"{ACQUIRER}/signing.key", f"{ACQUIRER}/ca.pem"]
+    wanted.append(str(zookeeper_user_file(data, SUPERUSER).relative_to(data / "keys")))
     _take_out(containers["operator"]["Id"], data, [f"keys/{name}" for name in wanted])
     zookeeper = ",".join(address for name in _ZOOKEEPERS if (address := _published(containers.get(name))))
     outside = [ACQUIRER] if ACQUIRER in containers else []

@@ -19,6 +19,7 @@ from typing import Final, Self
 from services.devstack.child import Child
 from services.devstack.components import zookeeper
 from services.devstack.components.zookeeper import JavaInstallation, Member, ZooKeeperMissing
+from services.devstack.keys import ZOOKEEPER, Keys
 from services.devstack.ports import HOST, PortReservation
 
 _SERVERS: Final = 3
@@ -31,18 +32,21 @@ class ZooKeeperEnsemble:
 
     Args:
         data: Directory of what they keep.
+        keys: By which they are secured; None: they serve in plain text.
 
     Raises:
         ZooKeeperMissing: There is no Java with ZooKeeper's jars here.
     """
 
-    def __init__(self, data: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data: Path, environment: Mapping[str, str] | None = None, keys: Keys | None = None) -> None:
         self._environment = dict(os.environ if environment is None else environment)
         installation = zookeeper.find(self._environment)
         if not isinstance(installation, JavaInstallation):
             raise ZooKeeperMissing("ZOOKEEPER_MISSING", "an ensemble needs Java and ZooKeeper's jars; run `make setup`")
         self._installation = installation
         self._data = data
+        self._keys = keys
+        self._ca_file = None if keys is None else keys.ca_file(ZOOKEEPER)
         self._ports: dict[str, PortReservation] = {}
         self._members: dict[str, Member] = {}
         self._children: dict[str, Child] = {}
@@ -69,6 +73,11 @@ class ZooKeeperEnsemble:
             for server in self.servers:
                 self._spawn(server)
             await asyncio.gather(*(self._until_serving(server) for server in self.servers))
+            if self._keys is not None:
+                from services.devstack.zookeeper_tree import prepare_as_superuser  # noqa: PLC0415
+
+                address = ",".join(map(self.address, self.servers))
+                await prepare_as_superuser(address, self._keys.ca_file(ZOOKEEPER), self._keys.zookeeper_user)
         except BaseException:
             await self.close()
             raise
@@ -81,7 +90,7 @@ class ZooKeeperEnsemble:
 
     async def modes(self) -> dict[str, str]:
         """Return each server with its mode: `leader`, `follower`, or empty if it does not serve."""
-        found = await asyncio.gather(*(zookeeper.mode(self.address(server)) for server in self.servers))
+        found = await asyncio.gather(*(zookeeper.mode(self.address(server), self._ca_file) for server in self.servers))
         return dict(zip(self.servers, found, strict=True))
 
     async def kill(self, server: str) -> None:
@@ -117,9 +126,10 @@ class ZooKeeperEnsemble:
             self._ports[server].port,
             self._environment,
             self._members[server],
+            secured=None if self._keys is None else zookeeper.secured_by(self._keys, server),
         )
         self._children[server] = Child.spawn(command)
 
     async def _until_serving(self, server: str) -> None:
-        while not await zookeeper.serves(self.address(server)):  # noqa: ASYNC110  another process
+        while not await zookeeper.serves(self.address(server), self._ca_file):  # noqa: ASYNC110  another process
             await asyncio.sleep(_POLL_S)

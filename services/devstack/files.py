@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from coordination.files import write_whole
+
+#: The user of ZooKeeper who may do everything, by a digest in its configuration.
+SUPERUSER: Final = "super"
 
 
 def signing_key(data: Path, *, outside: bool = False) -> Path:
@@ -17,6 +21,11 @@ def signing_key(data: Path, *, outside: bool = False) -> Path:
 def ca_file(data: Path, *, outside: bool = False) -> Path:
     """Return where the authorities' certificates of a data directory are; or those of its acquirer."""
     return data / "keys" / ("acquirer/ca.pem" if outside else "ca.pem")
+
+
+def zookeeper_user_file(data: Path, name: str) -> Path:
+    """Return where a user of ZooKeeper is, `name:password`; `super` may do everything."""
+    return data / "keys" / "zookeeper" / name
 
 
 def database_url(data: Path, service: str) -> str:

@@ -6,6 +6,8 @@
 <data>/keys/ca.pem, …                      the authority that certifies the house's processes (`authority.py`)
 <data>/keys/tls/<instance>.pem             a process's key and certificate, mode 0600, written anew in time
 <data>/keys/acquirer/signing.key, ca.pem … the acquirer's own: it issues the credential with which it is called
+<data>/keys/zookeeper/<user>               a user of ZooKeeper, `name:password`, mode 0600; `super` may do everything
+<data>/keys/ensemble/ca.pem, …             the authority of an ensemble's own traffic; it certifies its servers alone
 <data>/keys/<role>.pgpass                  the password of a role on a PostgreSQL server, mode 0600, as in ~/.pgpass
 """
 
@@ -13,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
 from coordination.files import write_whole
 from services.devstack import revocations
-from services.devstack.authority import Authority
-from services.devstack.files import signing_key
+from services.devstack.authority import LIFE_S, Authority
+from services.devstack.files import signing_key, zookeeper_user_file
 from services.devstack.signing_keys import SigningKeys
 from services.devstack.state import ACQUIRER, INTERFACES, SigningKeyMissing
 from services.kernel.clock import Clock
@@ -35,8 +37,17 @@ from services.runtime.grpc.tokens import HOUSE, INSTANCE, MAX_TTL_S, TokenSigner
 SERVICE_TOKEN_TTL_S: Final = MAX_TTL_S[Role.SERVICE]
 #: By the wall clock, since a machine that slept has aged its tokens too.
 LOOK_S: Final = 20.0
+#: Of a server that has to be started again to take another certificate.
+_LONG_LIFE_S: Final = 90 * 24 * 3600
+ZOOKEEPER: Final = "zookeeper"
+#: A server of the ensemble, as the others know it.
+ENSEMBLE: Final = "ensemble"
 #: What each service calls, and so needs a token for.
 CALLEES: Final = {"payment": ("order", "ledger", ACQUIRER), ACQUIRER: ("payment",)}
+
+
+def _life_s(service: str) -> int:
+    return _LONG_LIFE_S if service in (ZOOKEEPER, ENSEMBLE) else LIFE_S
 
 
 def mint(data: Path, principal: Principal, ttl_s: int, clock: Clock, *, outside: bool = False) -> str:
@@ -95,6 +106,7 @@ class Keys:
     """
 
     def __init__(self, data: Path, clock: Clock) -> None:
+        self._data = data
         self._folder = data / "keys"
         self._clock = clock
         self.ours = SigningKeys(self._folder, clock)
@@ -152,7 +164,7 @@ class Keys:
                 "INSTANCE_REVOKED",
                 f"{instance} is revoked; `countinghouse revoke --instance {instance} --undo` takes that back",
             )
-        file = identity_file(self._folder, instance)
+        file = identity_file(self._folder, f"{instance}-{ENSEMBLE}" if service == ENSEMBLE else instance)
         file.parent.mkdir(mode=0o700, exist_ok=True)
         self._certified[file] = Identity(service, instance)
         if renewed is not None:
@@ -177,6 +189,14 @@ class Keys:
             write_whole(path, passfile_line(role, RandomIds().new("pw")).encode(), mode=0o600)
         return path
 
+    def zookeeper_user(self, name: str) -> Path:
+        """Return the file of a user of ZooKeeper; make the user first, if needed."""
+        file = zookeeper_user_file(self._data, name)
+        if not file.exists():
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            write_whole(file, f"{name}:{RandomIds().new('pw')}".encode(), mode=0o600)
+        return file
+
     def password(self, role: str) -> str:
         """Return the password of a role; see `passfile`."""
         return passwords_in(self.passfile(role).read_text())[role]
@@ -194,7 +214,7 @@ class Keys:
         """
         failures: list[Exception] = []
         changed = [self._tried(keys.advance, failures) for keys in (self.ours, self.acquirers)]
-        for authority in (self.authority, self.acquirers_authority):
+        for authority in dict.fromkeys(map(self._authority, (*INTERFACES, ACQUIRER, *self._services()))):
             self._tried(authority.advance, failures)
         half_ms = SERVICE_TOKEN_TTL_S * 1000 // 2
         now_ms = self._clock.now_ms()
@@ -210,7 +230,9 @@ class Keys:
 
     def _is_due(self, file: Path) -> bool:
         identity = self._certified[file]
-        return not self._revoked(identity.instance) and self._authority(identity.service).needs_renewal(file)
+        return not self._revoked(identity.instance) and self._authority(identity.service).needs_renewal(
+            file, life_s=_life_s(identity.service), patient=identity.service in (ZOOKEEPER, ENSEMBLE)
+        )
 
     @staticmethod
     def _tried(step: Callable[[], Any], failures: list[Exception]) -> Any:
@@ -232,15 +254,27 @@ class Keys:
             except Exception as error:  # the next look may find it mended
                 tell(f"tokens and certificates cannot be renewed in {self._folder} ({error}); trying again")
 
+    @cached_property
+    def _ensembles_authority(self) -> Authority:
+        folder = self._folder / ENSEMBLE
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return Authority(folder, ENSEMBLE, self._clock)
+
+    def _services(self) -> list[str]:
+        return [identity.service for identity in self._certified.values()]
+
     def _authority(self, service: str) -> Authority:
+        if service == ENSEMBLE:
+            return self._ensembles_authority
         return self.acquirers_authority if service == ACQUIRER else self.authority
 
     def _write_certificate(self, file: Path) -> None:
         identity = self._certified[file]
         if identity.service == ACQUIRER:  # outside: known by its host
             content = self.acquirers_authority.issue((ACQUIRER,))
-        elif identity.service not in INTERFACES:  # a database calls no service
-            content = self.authority.issue((identity.instance,))
+        elif identity.service not in INTERFACES:  # a database, or a ZooKeeper, calls no service
+            names = (server_name(identity.service), identity.instance)
+            content = self._authority(identity.service).issue(names, life_s=_life_s(identity.service))
         else:
             names = (server_name(identity.service), identity.instance)
             content = self.authority.issue(names, identity.spiffe_id)

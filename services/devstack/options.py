@@ -30,7 +30,8 @@ class StackOptions:
         ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
         guards_off: Guards to switch off, for demonstrations.
         failpoints: Whether tests may inject faults.
-        plaintext: Whether the services serve and call without TLS.
+        plaintext: Whether the services, and the servers of the stack's own, serve and call without TLS.
+        zookeeper_plaintext: Whether ZooKeeper, at `zookeeper` or of our own, has neither TLS nor users.
         session_timeout_s: How long a dead instance's locks and registrations last; 1 to 10 s.
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
         settings_of: Settings of single instances by their names; they prevail over all others.
@@ -51,6 +52,7 @@ class StackOptions:
     guards_off: tuple[str, ...] = ()
     failpoints: bool = False
     plaintext: bool = False
+    zookeeper_plaintext: bool = False
     session_timeout_s: float = 4.0
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

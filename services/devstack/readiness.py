@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.discovery import Discovery
 from coordination.session import Session, SessionState
+from coordination.session.security import Security
 from services.runtime.grpc.service_client import service_of
 from services.runtime.grpc.tls import Dialer
 
@@ -48,11 +49,12 @@ class Readiness:
     Args:
         dialer: Connects to them.
         zookeeper: `host:port`; need not answer yet.
+        security: How it is come to.
     """
 
-    def __init__(self, dialer: Dialer, zookeeper: str, session_timeout_s: float) -> None:
+    def __init__(self, dialer: Dialer, zookeeper: str, session_timeout_s: float, security: Security) -> None:
         self._dialer = dialer
-        self._session = Session(zookeeper, timeout_s=session_timeout_s, name="stack")
+        self._session = Session(zookeeper, timeout_s=session_timeout_s, name="stack", security=security)
         self._discovery = Discovery(self._session)
 
     async def start(self) -> None:

@@ -1,16 +1,20 @@
 """Make the keys of a deployment once, give each container its own in a folder of its own, and renew the tokens.
 
-    python -m services.devstack.secret_distributor /secrets order=2 payment=2 ledger=2 acquirer
+    python -m services.devstack.secret_distributor --ensemble zoo1,zoo2,zoo3 /secrets order=2 payment=2 acquirer
 
     /secrets/operator/           a data directory: the signing key, the authority, every password, where the databases
                                  are
     /secrets/<service>/          verify.jwks, revoked.json, the authorities' `…ca.pem`, `<name>.token` for each service
-                                 that it calls, and pgpass: the password of the role it works under
+                                 that it calls, pgpass: the password of the role it works under, and
+                                 zookeeper-user: the name and password of its user there
     /secrets/<instance>/         identity.pem: the key and certificate of one instance
     /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` and `prune`;
                                  database-ca.pem
     /secrets/postgres/           server.pem: the database's key and certificate
     /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
+    /secrets/<zookeeper>/        server.pem and ca.pem for its clients, quorum.pem and quorum-ca.pem for the ensemble's
+                                 own traffic, superuser: the line of its configuration about the superuser
+    /secrets/tree/               ca.pem, and the users of ZooKeeper, for `services.devstack.zookeeper_tree`
 
 Each folder is a volume of its own, mounted read-only by its reader. It is a folder and not a file, since tokens and
 certificates are written anew well before they expire, and a file that is mounted by itself stays the old one. Only this
@@ -24,20 +28,25 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from coordination.files import write_whole
 from services.devstack.components.databases import HOUSE
-from services.devstack.files import remember_databases
-from services.devstack.keys import LOOK_S, Keys
+from services.devstack.files import SUPERUSER, remember_databases
+from services.devstack.keys import ENSEMBLE, LOOK_S, ZOOKEEPER, Keys
 from services.devstack.options import POSTGRESQL
+from services.devstack.state import INTERFACES
+from services.devstack.zookeeper_tree import digest
 from services.kernel.clock import Clock, SystemClock
 from services.runtime.database.pgpass import Roles
 
 #: Where the containers find the server.
 _POSTGRES = "postgres"
 _SERVER = f"{_POSTGRES}:5432"
+_TREE = "tree"
+#: Of files that another user has to read; only the container of that user mounts the volume.
+_FOREIGN = 0o644
 #: Longer than it takes until every process has read a file that has changed.
 _READ_S = 2.0
 
@@ -48,11 +57,13 @@ class SecretDistributor:
     Args:
         root: Where the readers' folders are.
         services: How many instances of each there are; of an instance `order-1` the service is `order`.
+        ensemble: The servers of ZooKeeper.
     """
 
-    def __init__(self, root: Path, services: Mapping[str, int], clock: Clock) -> None:
+    def __init__(self, root: Path, services: Mapping[str, int], clock: Clock, *, ensemble: Sequence[str] = ()) -> None:
         self._root = root
         self._services = dict(services)
+        self._ensemble = tuple(ensemble)
         self._keys = Keys(root / "operator", clock)
 
     def distribute(self) -> None:
@@ -71,6 +82,10 @@ class SecretDistributor:
             parameters = f"passfile={self._keys.passfile(roles.checker)}&sslrootcert={self._keys.ca_file(POSTGRESQL)}"
             urls[service] = f"postgresql+asyncpg://{roles.checker}@{_SERVER}/{roles.database}?{parameters}"
         self._keys.certify(POSTGRESQL, _POSTGRES)
+        for server in self._ensemble:
+            self._keys.certify(ZOOKEEPER, server)
+            self._keys.certify(ENSEMBLE, server)
+        self._write_users()
         self._hand_out()
         self._write("roles", "pgpass", b"".join(passfiles.values()))
         remember_databases(self._root / "operator", urls)
@@ -82,12 +97,25 @@ class SecretDistributor:
         finally:
             self._hand_out()  # what was renewed all the same, and revocations
 
+    def _write_users(self) -> None:
+        """Write the users of ZooKeeper for their readers; a server needs a digest of its superuser's alone."""
+        for service in self._services:
+            if service in INTERFACES:
+                self._hand(service, "zookeeper-user", self._keys.zookeeper_user(service))
+        if not self._ensemble:
+            return
+        for user in (SUPERUSER, *INTERFACES):
+            self._hand(_TREE, user, self._keys.zookeeper_user(user))
+        line = f"DigestAuthenticationProvider.superDigest={digest(self._keys.zookeeper_user(SUPERUSER).read_text())}"
+        for server in self._ensemble:
+            self._write(server, "superuser", line.encode(), mode=_FOREIGN)
+
     def _hand_out(self) -> None:
         """Write what each reader gets, where it differs: also what could not be written before.
 
         What is believed goes first, to all: a certificate of a new authority is of no use to a reader of the old one.
         """
-        believed = [self._hand(*each) for each in self._believed()]
+        believed = [self._hand(*each, mode=self._mode(each[0])) for each in self._believed()]
         if any(believed):
             time.sleep(_READ_S)
         for service in self._services:
@@ -96,8 +124,10 @@ class SecretDistributor:
             for file in self._keys.identity_files(service):
                 self._hand(file.stem, "identity.pem", file)
         (server,) = self._keys.identity_files(POSTGRESQL)
-        # Another user's, who has to read it; no other container mounts the volume.
-        self._hand(_POSTGRES, "server.pem", server, mode=0o644)
+        self._hand(_POSTGRES, "server.pem", server, mode=_FOREIGN)
+        for service, name in ((ZOOKEEPER, "server.pem"), (ENSEMBLE, "quorum.pem")):
+            for file in self._keys.identity_files(service):
+                self._hand(file.stem.removesuffix(f"-{ENSEMBLE}"), name, file, mode=_FOREIGN)
 
     def _believed(self) -> Iterator[tuple[str, str, Path]]:
         database = self._keys.ca_file(POSTGRESQL)
@@ -108,6 +138,11 @@ class SecretDistributor:
             yield service, "outside-ca.pem", self._keys.outside_ca_file(service)
             yield service, "verify.jwks", self._keys.verify_file(service)
             yield service, "revoked.json", self._keys.revoked_file
+        for server in self._ensemble:
+            yield server, "ca.pem", self._keys.ca_file(ZOOKEEPER)
+            yield server, "quorum-ca.pem", self._keys.ca_file(ENSEMBLE)
+        if self._ensemble:
+            yield _TREE, "ca.pem", self._keys.ca_file(ZOOKEEPER)
 
     def _hand(self, reader: str, name: str, file: Path, *, mode: int = 0o600) -> bool:
         """Write a file where it differs; return whether it did."""
@@ -119,8 +154,11 @@ class SecretDistributor:
 
     def _write(self, reader: str, name: str, content: bytes, *, mode: int = 0o600) -> None:
         folder = self._root / reader
-        folder.mkdir(mode=0o755 if reader == _POSTGRES else 0o700, exist_ok=True)
+        folder.mkdir(mode=0o755 if self._mode(reader) == _FOREIGN else 0o700, exist_ok=True)
         write_whole(folder / name, content, mode=mode)
+
+    def _mode(self, reader: str) -> int:
+        return _FOREIGN if reader in (_POSTGRES, *self._ensemble) else 0o600
 
 
 async def _keep(distributor: SecretDistributor) -> None:
@@ -149,8 +187,10 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="where the readers' folders are")
     parser.add_argument("services", nargs="+", metavar="SERVICE[=INSTANCES]", type=_counted)
     parser.add_argument("--ready", type=Path, required=True, help="file that is made when all has been handed out")
+    parser.add_argument("--ensemble", default="", help="the servers of ZooKeeper, like zoo1,zoo2,zoo3")
     given = parser.parse_args()
-    distributor = SecretDistributor(given.root, dict(given.services), SystemClock())
+    servers = list(filter(None, given.ensemble.split(",")))
+    distributor = SecretDistributor(given.root, dict(given.services), SystemClock(), ensemble=servers)
     distributor.distribute()
     given.ready.touch()
     asyncio.run(_keep(distributor))

@@ -34,8 +34,8 @@ from services.devstack.components.component import Component, Context
 from services.devstack.components.databases import Databases, FileDatabases, ServerDatabases
 from services.devstack.components.postgresql import PostgreSQL
 from services.devstack.components.services import Services
-from services.devstack.components.zookeeper import ZOOKEEPER, ZooKeeper
-from services.devstack.keys import Keys
+from services.devstack.components.zookeeper import ZooKeeper
+from services.devstack.keys import ZOOKEEPER, Keys
 from services.devstack.managed_process import ManagedProcess
 from services.devstack.options import POSTGRESQL, SQLITE, StackOptions
 from services.devstack.restore_marker import refuse_unfinished
@@ -58,6 +58,7 @@ from services.kernel.principal import Principal, Role
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+    from coordination.session.security import Security
     from services.runtime.grpc.tls import Dialer
 
 __all__ = ["ACQUIRER_INSTANCE", "ZOOKEEPER", "Stack", "StackOptions"]
@@ -74,6 +75,7 @@ class Stack:
 
     Attributes:
         dialer: Returns what connects to its services, or with `outside=True` to its acquirer.
+        zookeeper_security: Returns how a session of the operator comes to its ZooKeeper.
         server: The URL of the superuser of the stack's own PostgreSQL, once that was started; None: it has none.
     """
 
@@ -88,6 +90,9 @@ class Stack:
         self.options = options
         self.data = options.data.absolute()
         self.dialer: Callable[..., Dialer] = partial(dialers.of_stack, self.data, plaintext=options.plaintext)
+        self.zookeeper_security: Callable[[], Security] = partial(
+            dialers.zookeeper_of_stack, self.data, plaintext=options.plaintext or options.zookeeper_plaintext
+        )
         self.server: URL | None = None
         self._clock = clock or SystemClock()
         self._environment = dict(os.environ if environment is None else environment)
@@ -167,6 +172,7 @@ class Stack:
             detachable=self.options.detachable,
             failpoints=self.options.failpoints,
             plaintext=self.options.plaintext,
+            zookeeper_plaintext=self.options.zookeeper_plaintext,
             guards_off=self.options.guards_off,
             **fields,
         )

@@ -104,6 +104,7 @@ class StackState:
         acquirer: `host:port`; empty: there is none.
         acquirer_pid: 0 while it has no process here.
         plaintext: Whether the services are called without TLS.
+        zookeeper_plaintext: Whether its ensemble is used without TLS and users, although the services have TLS.
     """
 
     supervisor: int
@@ -115,6 +116,7 @@ class StackState:
     acquirer_pid: int = 0
     failpoints: bool = False
     plaintext: bool = False
+    zookeeper_plaintext: bool = False
     guards_off: tuple[str, ...] = ()
 
     def write(self, data: Path) -> None:

@@ -32,6 +32,7 @@ from coordination.metrics import Metrics
 from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
 from coordination.session.address import EnsembleAddress, ServerAddress, is_loopback
+from coordination.session.security import OPEN, Security
 from services.kernel.clock import CallDeadline, Clock, SystemClock
 from services.kernel.errors import Unavailable
 from services.kernel.guards import Guards
@@ -53,6 +54,7 @@ from services.runtime.grpc.tokens import audience_of
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.process import Program
 from services.runtime.settings import EVERYWHERE, Settings
+from services.runtime.zookeeper_security import secured
 
 #: How long a provider that has unregistered goes on taking calls, so that consumers notice.
 _UNREGISTER_PAUSE_S = 0.3
@@ -232,7 +234,13 @@ async def _runtime(
     await clock.set()
     setting = process.begin(clock.run)
     stack.push_async_callback(process.cancel, [setting])
-    session = Session(settings.zookeeper, timeout_s=settings.session_timeout_s, name=settings.instance, metrics=metrics)
+    session = Session(
+        settings.zookeeper,
+        timeout_s=settings.session_timeout_s,
+        name=settings.instance,
+        metrics=metrics,
+        security=_zookeeper_security(settings),
+    )
     await session.start()
     stack.push_async_callback(session.close, _SESSION_CLOSE_S)
     peers = Peers(
@@ -259,6 +267,17 @@ async def _runtime(
         metrics=metrics,
         credentials=credentials,
     )
+
+
+def _zookeeper_security(settings: Settings) -> Security:
+    if settings.plaintext:
+        return OPEN
+    if settings.zookeeper_plaintext:
+        log.warning(
+            "PLAIN TEXT to ZooKeeper: others on the network can change it; unset COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT"
+        )
+        return OPEN
+    return secured(settings.ca_file, settings.zookeeper_user_file)
 
 
 async def _unregister(registry: Registry, url: ProviderURL) -> None:

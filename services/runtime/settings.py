@@ -52,6 +52,10 @@ class Settings(BaseSettings):
 
     #: The ensemble's address, in any spelling of coordination/session/address.py.
     zookeeper: str = "127.0.0.1:2181"
+    #: File of this service's user there, `name:password`; None: it has none, and may only read.
+    zookeeper_user_file: Path | None = None
+    #: Whether the ensemble is an open one, without TLS and users: for Dubbo's clients that know neither.
+    zookeeper_plaintext: bool = False
     #: A dead instance's locks and registration last this long. Shorter recovers sooner; longer tolerates longer pauses.
     session_timeout_s: float = Field(default=4.0, gt=0, le=60)
     #: How long a new instance's share of the calls grows until it is whole; 0: whole at once. (Dubbo's default is 600.)
@@ -198,6 +202,8 @@ class Settings(BaseSettings):
             raise ValueError("the production profile refuses failpoints; unset COUNTINGHOUSE_FAILPOINTS")
         if self.profile is Profile.PRODUCTION and self.plaintext:
             raise ValueError("the production profile refuses plain text; unset COUNTINGHOUSE_PLAINTEXT")
+        if self.profile is Profile.PRODUCTION and self.zookeeper_plaintext:
+            raise ValueError("the production profile refuses plain text; unset COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT")
         return self
 
     @property

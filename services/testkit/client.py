@@ -29,6 +29,7 @@ from coordination.discovery import Directory, Discovery
 from coordination.grpc_channel import PATIENT
 from coordination.registry import Endpoint
 from coordination.session import Session
+from coordination.session.security import OPEN, Security
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.ledger.v1 import ledger_pb2
@@ -157,6 +158,7 @@ class Connections:
         dialer: Returns what connects to the services, or to the acquirer; called when something is to be connected to.
         history: Where calls about orders and payments are recorded; None: nowhere.
         zookeeper: Where a call to no certain instance finds one; empty: it goes to the first of its service.
+        security: Returns how ZooKeeper is come to.
         endpoint_address: Where one that was found is connected to; None: its public address.
         rng: Chooses among endpoints and makes ids that the same seed gives again; None: ids are random.
     """
@@ -169,6 +171,7 @@ class Connections:
         dialer: Callable[..., Dialer] = _in_plain_text,
         history: HistoryWriter | None = None,
         zookeeper: str = "",
+        security: Callable[[], Security] = lambda: OPEN,
         endpoint_address: Callable[[Endpoint], str] | None = None,
         rng: random.Random | None = None,
         session_timeout_s: float = 4.0,
@@ -180,6 +183,7 @@ class Connections:
         self._address_of = address_of
         self._dialer = dialer
         self._zookeeper = zookeeper
+        self._security = security
         self._endpoint_address = endpoint_address
         self._session_timeout_s = session_timeout_s
         self._rng = rng
@@ -191,7 +195,9 @@ class Connections:
 
     async def __aenter__(self) -> Self:
         if self._zookeeper:
-            session = Session(self._zookeeper, timeout_s=self._session_timeout_s, name="testkit")
+            session = Session(
+                self._zookeeper, timeout_s=self._session_timeout_s, name="testkit", security=self._security()
+            )
             await self._resources.enter_async_context(session)
             discovery = Discovery(session)
             self._resources.push_async_callback(discovery.close)

@@ -67,6 +67,7 @@ class Harness:
             self.clock,
             history=history,
             dialer=stack.dialer,
+            security=stack.zookeeper_security,
             zookeeper=stack.zookeeper if discovers else "",
             rng=None if seed is None else random.Random(f"{seed}/calls"),  # noqa: S311
         )

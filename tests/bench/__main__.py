@@ -24,7 +24,7 @@ async def measure(folder: Path) -> list[Figure]:
     figures = await starting.measure(folder)
     figures += await discovering.measure()
     figures += reconciling.measure()
-    async with Stack(StackOptions(folder / "stack")) as stack:
+    async with Stack(StackOptions(folder / "stack", zookeeper_plaintext=True)) as stack:
         figures += await settling.measure(stack)
         figures += await locking.measure(stack.zookeeper)
     return figures

@@ -30,6 +30,7 @@ async def open_service(
         SystemClock(),
         dialer=lambda **_: dialer,
         zookeeper=stack.zookeeper,
+        security=stack.zookeeper_security,
         endpoint_address=internal_address,
     ) as connections:
         yield RecordingClient(connections, Identity(name, Role.SERVICE, token or stack.token(name, Role.SERVICE)))

@@ -16,7 +16,7 @@ _TIMEOUT_S = 5.0
 
 async def pages(stack: Stack) -> dict[str, str]:
     """Where each instance's metrics are, as the registry has it; empty for one that serves none."""
-    async with Session(stack.zookeeper, name="test") as session:
+    async with Session(stack.zookeeper, name="test", security=stack.zookeeper_security()) as session:
         listings = await Registry(session).ls()
     return {
         url.parameters["instance"]: url.parameters.get("metrics", "")

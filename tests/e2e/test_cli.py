@@ -261,7 +261,7 @@ async def test_locks_show_the_holder_and_the_waiters(terminal: Terminal, stack: 
         return [place for each in queues if each["order_id"] == order_id for place in each["queue"]]
 
     async with (
-        Session(stack.zookeeper, name="test") as session,
+        Session(stack.zookeeper, name="test", security=stack.zookeeper_security()) as session,
         open_client(stack, "li", Role.CASHIER) as li,
     ):
         async with await ResourceLocks(session, root=LOCKS_ROOT).acquire(order_id, clerk, timeout_s=10):
@@ -374,12 +374,13 @@ async def test_token_option_decides_on_the_caller(terminal: Terminal) -> None:
 
 
 async def test_stack_is_reached_without_its_directory(terminal: Terminal, stack: Stack, tmp_path: Path) -> None:
-    """With ZooKeeper's address and a token one needs nothing else, as from another machine."""
+    """With ZooKeeper's address, a token and the authority one needs nothing else, as from another machine."""
     token = (await terminal.run("token", "--role", "auditor", "--name", "zhao")).stdout.strip()
     order_id = await terminal.new_order()
     done = await command_line(
         *("order", "get", order_id, "--json", "--data", str(tmp_path)),
         *("--zookeeper", stack.zookeeper, "--token", token),
+        COUNTINGHOUSE_CA_FILE=str(stack.data / "keys" / "ca.pem"),
     )
     assert document(done)["order"]["order_id"] == order_id
 

@@ -22,6 +22,7 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from coordination.session.security import Security
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos.targets.compose import free_digits, named
 from services.devstack import dialers, state
@@ -64,6 +65,10 @@ class Deployment:
     def dialer(self, *, outside: bool = False) -> Dialer:
         """What connects to its services, or to its acquirer."""
         return dialers.of_stack(self.data, plaintext=False, outside=outside)
+
+    def zookeeper_security(self) -> Security:
+        """How an operator's session connects to its ensemble."""
+        return dialers.zookeeper_of_stack(self.data, plaintext=False)
 
     async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `countinghouse --stack compose …`."""
@@ -194,7 +199,7 @@ async def test_services_recover_from_a_lost_leader_and_a_restarted_database(
     deployment: Deployment, harness: Harness
 ) -> None:
     """Two of three are a quorum, and a connection that broke is replaced: nobody has to help."""
-    mode = 'exec 3<>/dev/tcp/127.0.0.1/2181; echo srvr >&3; grep "Mode: leader" <&3'
+    mode = 'exec 3<>/dev/tcp/127.0.0.1/2182; echo srvr >&3; grep "Mode: leader" <&3'
     leading = [
         name
         for name in ("zoo1", "zoo2", "zoo3")

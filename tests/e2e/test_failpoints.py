@@ -201,7 +201,12 @@ async def running(
     with HistoryWriter(path, SystemClock(), seed=7) as history:
         async with (
             Stack(options(folder / "data", replicas=replicas, settings=settings)) as stack,
-            Session(stack.zookeeper, timeout_s=SESSION_TIMEOUT_S, name="onlooker") as session,
+            Session(
+                stack.zookeeper,
+                timeout_s=SESSION_TIMEOUT_S,
+                name="onlooker",
+                security=stack.zookeeper_security(),
+            ) as session,
             Harness(stack, history=history) as harness,
         ):
             assert await harness.open_wallet("merchant") == MERCHANT

@@ -114,7 +114,7 @@ async def registered(stack: Stack, service: str, intruder: Intruder) -> AsyncIte
         weight=10_000,
         **{INTERNAL_PORT: str(intruder.port)},
     )
-    async with Session(stack.zookeeper, timeout_s=4.0, name="intruder") as session:
+    async with Session(stack.zookeeper, timeout_s=4.0, name="intruder", security=stack.zookeeper_security()) as session:
         registry = Registry(session)
         assert await registry.register(url, timeout_s=10.0)
         try:
@@ -141,7 +141,7 @@ def secrets_in(heard: list[bytes]) -> list[bytes]:
 
 
 class TestFakeProvider:
-    """It is registered in ZooKeeper without any credential, and preferred by its weight."""
+    """It was registered in ZooKeeper with the operator's own rights, and is preferred by its weight."""
 
     @pytest.mark.parametrize("service", ["order", "ledger"])
     async def test_nothing_of_a_call_reaches_a_listener(self, fresh_stack: FreshStack, service: str) -> None:
@@ -281,9 +281,9 @@ async def test_authority_that_was_replaced_at_once_is_believed_no_more(fresh_sta
         for file in (keys / "ca.pem", keys / "tls" / "payment-1.pem"):
             (kept / file.name).write_bytes(file.read_bytes())
         stolen_from = Dialer(TlsFiles(keys / "ca.pem", kept / "payment-1.pem"))
+        address = await internal_address_of(stack, "order-1")
         replaced = await command_line("key", "rotate", "--authority", "--now", "--data", str(stack.data))
         assert replaced.returncode == 0, replaced.stderr
-        address = await internal_address_of(stack, "order-1")
         method, request = f"/{INTERFACES['order']}/ClaimOrder", order_pb2.ClaimOrderRequest()
         fresh_authority = Dialer(TlsFiles(keys / "ca.pem"))
         async with asyncio.timeout(60):
@@ -293,7 +293,7 @@ async def test_authority_that_was_replaced_at_once_is_believed_no_more(fresh_sta
         old_authority = Dialer(TlsFiles(kept / "ca.pem"))
         assert await health_over(old_authority, stack.instance("order-1").address) == "UNAVAILABLE"
         async with Harness(stack) as again:
-            await again.cashier.settle_ok(await again.new_order())
+            await again.cashier.settle_ok(await again.new_order(), timeout_s=30.0)  # ZooKeeper starts again
 
 
 async def until_unsettled(harness: Harness) -> tuple[str, str]:
@@ -313,7 +313,7 @@ async def health_over(dialer: Dialer, address: str) -> str:
 
 async def internal_address_of(stack: Stack, instance: str) -> str:
     """Where an instance is called with a certificate, as it is registered."""
-    async with Session(stack.zookeeper, timeout_s=4.0, name="intruder") as session:
+    async with Session(stack.zookeeper, timeout_s=4.0, name="intruder", security=stack.zookeeper_security()) as session:
         listings = await Registry(session).ls(timeout_s=10.0)
     (url,) = [url for each in listings for url in each.providers if url.parameters.get("instance") == instance]
     return f"{url.host}:{url.parameters[INTERNAL_PORT]}"

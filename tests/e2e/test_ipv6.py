@@ -38,7 +38,9 @@ async def test_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
         settings["payment-1"]["acquirer_address"] = f"[::1]:{port}"
         async with fresh_stack(settings_of=settings) as stack, Harness(stack) as harness:
             cable.port = int(stack.acquirer.rpartition(":")[2])
-            async with Session(stack.zookeeper, timeout_s=4.0, name="test") as session:
+            async with Session(
+                stack.zookeeper, timeout_s=4.0, name="test", security=stack.zookeeper_security()
+            ) as session:
                 listings = await Registry(session).ls(timeout_s=10.0)
             urls = {url.parameters["instance"]: url for listing in listings for url in listing.providers}
             for instance, host in ADVERTISED.items():

@@ -65,7 +65,7 @@ async def test_refused_caller_is_counted_by_the_server_that_refused_it(stack: St
     names, count = ("order-1", "ledger-1"), 'countinghouse_identity_refusals_total{reason="TOKEN_FOR_ANOTHER"}'
     before = [(await samples_of(stack, name))[count] for name in names]
     async with open_service(stack, "thief", token=stolen) as thief:
-        _, error = await refusal(thief.call(order_pb2.GetOrderRequest(order_id="o-1")))
+        _, error = await refusal(thief.call(order_pb2.GetOrderRequest(order_id="o-1"), timeout_s=30.0))
     assert error.reason == "TOKEN_FOR_ANOTHER"
     after = [(await samples_of(stack, name))[count] for name in names]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 0]

@@ -34,7 +34,11 @@ def both(directory: Directory) -> bool:
 async def test_address_registered_for_another_service_fails_no_call(fresh_stack: FreshStack) -> None:
     """Every service has one such address beside its own. Each order is settled, each read is answered, at the first
     attempt of its caller; the books are right."""
-    async with fresh_stack() as stack, Harness(stack) as harness, Session(stack.zookeeper, name="test") as session:
+    async with (
+        fresh_stack() as stack,
+        Harness(stack) as harness,
+        Session(stack.zookeeper, name="test", security=stack.zookeeper_security()) as session,
+    ):
         registry = Registry(session)
         for service, other in REGISTERED.items():
             port = int(stack.instance(f"{other}-1").address.rpartition(":")[2])

@@ -184,7 +184,10 @@ async def until_settling_works(clients: Clients) -> float:
 async def until_registered(stack: Stack) -> None:
     """Waits until every instance is registered, under the process it has now."""
     wanted = {(instance.name, str(instance.pid)) for instance in stack.instances}
-    async with asyncio.timeout(_BACK_S), Session(stack.zookeeper, name="test") as session:
+    async with (
+        asyncio.timeout(_BACK_S),
+        Session(stack.zookeeper, name="test", security=stack.zookeeper_security()) as session,
+    ):
         await session.wait_connected(_BACK_S)
         while True:
             listings = await Registry(session).ls()

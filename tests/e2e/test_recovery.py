@@ -141,7 +141,7 @@ class TestLoad:
         assert {seen.payment.state for seen in answers} == {pb.PAYMENT_STATE_SUCCEEDED}
         books = await checked_books(busy)
         assert all(len(charges(books, order_id)) == 1 for order_id in order_ids)
-        async with Session(busy.stack.zookeeper, name="test") as session:
+        async with Session(busy.stack.zookeeper, name="test", security=busy.stack.zookeeper_security()) as session:
             await until_no_lock(session)
             named = [path async for path in paths(session, "/") if any(order_id in path for order_id in order_ids)]
         assert named == []
@@ -152,7 +152,7 @@ class TestLoad:
         assert before is not None
         orders = [(await busy.new_order(), new_id("settle")) for _ in range(20)]
         pid = busy.stack.instance(ONE).pid
-        async with Session(busy.stack.zookeeper, name="test") as session:
+        async with Session(busy.stack.zookeeper, name="test", security=busy.stack.zookeeper_security()) as session:
             locks = ResourceLocks(session, root=LOCKS_ROOT)
             me = Holder("test", {"role": "operator", "instance": "test"}, SystemClock().now_ms())
             leases = [await locks.acquire(order_id, me, timeout_s=5) for order_id, _ in orders]

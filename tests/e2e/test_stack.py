@@ -93,7 +93,7 @@ class TestStarted:
 
     async def test_every_instance_is_serving_and_registered_under_its_own_process(self, stack: Stack) -> None:
         assert [instance.name for instance in stack.instances] == ["payment-1", "payment-2", "order-1", "ledger-1"]
-        async with Session(stack.zookeeper, name="test") as session:
+        async with Session(stack.zookeeper, name="test", security=stack.zookeeper_security()) as session:
             listings = {listing.interface: listing for listing in await Registry(session).ls()}
         for instance in stack.instances:
             assert instance.state is InstanceState.SERVING
@@ -241,7 +241,7 @@ class TestWithoutZooKeeper:
         coming = asyncio.ensure_future(come_later())
         try:
             started_s = time.monotonic()
-            async with fresh_stack(zookeeper=address) as running:
+            async with fresh_stack(zookeeper=address, zookeeper_plaintext=True) as running:
                 assert time.monotonic() - started_s > 2.5
                 assert running.zookeeper_pid == 0
                 assert all(instance.restarts == 0 for instance in running.instances)
@@ -515,7 +515,7 @@ class TestDetached:
             assert set(found) == {"zookeeper", "acquirer", "services"}
             outside = dialers.of_stack(data, plaintext=False, outside=True)
             assert await health(outside, found["acquirer"], "acquirer") == "SERVING"
-            assert await zookeeper.serves(found["zookeeper"])
+            assert await zookeeper.serves(found["zookeeper"], data / "keys" / "ca.pem")
             assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
             for part in found["services"]:
                 assert set(part) == {"name", "interface", "address", "pid", "state"}

@@ -79,13 +79,17 @@ async def upgraded(
         await generation.advance(session, GENERATION, path=f"/{kind}{GENERATION_PATH}")
     if kind == "sqlite":
         restore_files(data)
-        async with Stack(options(data, zookeeper=f"{rebuilt.hosts}/{kind}", database="sqlite")) as stack:
+        async with Stack(
+            options(data, zookeeper=f"{rebuilt.hosts}/{kind}", database="sqlite", zookeeper_plaintext=True)
+        ) as stack:
             yield stack
         return
     with server() as postgresql:
         url = postgresql.of_house("upgraded")
         await restore_databases(postgresql, make_url(url).database or "")
-        async with Stack(options(data, zookeeper=f"{rebuilt.hosts}/{kind}", database=url)) as stack:
+        async with Stack(
+            options(data, zookeeper=f"{rebuilt.hosts}/{kind}", database=url, zookeeper_plaintext=True)
+        ) as stack:
             yield stack
 
 

@@ -171,7 +171,8 @@ async def start_watching(zookeeper: ZooKeeper, *options: str, **streams: Any) ->
     """Start the command as a user would: what it prints is buffered unless it sees to it."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.cli.main", "locks", "watch", "--zookeeper", zookeeper.hosts, *options),
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"COLUMNS": "120"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        | {"COLUMNS": "120", "COUNTINGHOUSE_PLAINTEXT": "true"},
         **streams,
     )
 

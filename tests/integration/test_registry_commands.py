@@ -56,7 +56,7 @@ class Terminal:
         return document(await self.run(*arguments, "--json"))
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await start_command_line("registry", *arguments, *self._where)
+        return await start_command_line("registry", *arguments, *self._where, COUNTINGHOUSE_PLAINTEXT="true")
 
 
 def unframed(text: str) -> str:
@@ -212,7 +212,8 @@ async def test_another_rule_that_prevails_is_named(terminal: Terminal, session: 
 
 
 async def test_command_without_zookeeper_prints_one_sentence() -> None:
-    done = await command_line("registry", "offline", "shop-1", "--zookeeper", "127.0.0.1:1", "--timeout", "0.3")
+    offline = ("registry", "offline", "shop-1", "--zookeeper", "127.0.0.1:1", "--timeout", "0.3")
+    done = await command_line(*offline, COUNTINGHOUSE_PLAINTEXT="true")
     assert done.returncode == 1
     assert "no ZooKeeper answers" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -9,10 +9,11 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from kazoo.client import KazooClient
@@ -20,15 +21,28 @@ from kazoo.client import KazooClient
 from coordination.session import ServerAddress, Session
 from coordination.session.kazoo_bridge import KazooBridge
 
+#: In the certificate of every server.
+SERVER_NAME = "zookeeper.countinghouse"
+#: What Debian's class path lacks for TLS.
+NETTY = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar"
 DEBIAN_CLASSPATH = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar"
 CONFIGURATION = """\
 tickTime={tick_ms}
 dataDir={data}
-clientPort={port}
-clientPortAddress={host}
+{client_port}={port}
+{client_port}Address={host}
 maxClientCnxns=0
 4lw.commands.whitelist=srvr,mntr,ruok
 admin.enableServer=false
+"""
+#: Over TLS: certificates are those of the server alone, clients are known by user and password.
+SECURED = """\
+serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory
+ssl.keyStore.location={identity}
+ssl.keyStore.type=PEM
+ssl.trustStore.location={authority}
+ssl.trustStore.type=PEM
+ssl.clientAuth=none
 """
 TICK_S = 0.5
 SESSION_TIMEOUT_S = 2.0
@@ -43,16 +57,32 @@ class ZooKeeper:
         port: of the clients; 0: a free one.
         membership: lines of its configuration that make it a member of an ensemble; none: it stands alone.
         host: the address it listens on.
+        certified: the files of its authority, and of its key and certificate; None: it listens in plain text.
     """
 
-    def __init__(self, directory: Path, port: int = 0, membership: str = "", *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        membership: str = "",
+        *,
+        host: str = "127.0.0.1",
+        certified: tuple[Path, Path] | None = None,
+    ) -> None:
         self._port = port or _free_ports(1)[0]
         self._host = host
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self._certified = certified
         configuration = CONFIGURATION.format(
-            tick_ms=round(TICK_S * 1000), data=directory / "data", port=self._port, host=host
+            tick_ms=round(TICK_S * 1000),
+            data=directory / "data",
+            port=self._port,
+            host=host,
+            client_port="secureClientPort" if certified else "clientPort",
         )
+        if certified:
+            configuration += SECURED.format(authority=certified[0], identity=certified[1])
         (directory / "zoo.cfg").write_text(configuration + membership)
 
     @property
@@ -74,9 +104,9 @@ class ZooKeeper:
                     "-Xmx128m",
                     "-XX:TieredStopAtLevel=1",
                     "-Dzookeeper.root.logger=WARN,CONSOLE",
-                    "-Dzookeeper.DigestAuthenticationProvider.enabled=false",
+                    *(() if self._certified else ("-Dzookeeper.DigestAuthenticationProvider.enabled=false",)),
                     "-cp",
-                    classpath,
+                    f"{classpath}:{NETTY}" if self._certified else classpath,
                     "org.apache.zookeeper.server.quorum.QuorumPeerMain",
                     str(self._directory / "zoo.cfg"),
                 ],
@@ -112,7 +142,11 @@ class ZooKeeper:
     def four_letters(self, command: str) -> str:
         """Return the answer to a four-letter command; empty if there is none."""
         try:
-            with socket.create_connection((self._host, self._port), timeout=1.0) as connection:
+            with ExitStack() as open_:
+                connection = open_.enter_context(socket.create_connection((self._host, self._port), timeout=1.0))
+                if self._certified:
+                    secured = ssl.create_default_context(cafile=self._certified[0])
+                    connection = open_.enter_context(secured.wrap_socket(connection, server_hostname=SERVER_NAME))
                 connection.sendall(command.encode())
                 answer = b""
                 while chunk := connection.recv(65536):

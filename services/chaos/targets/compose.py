@@ -27,6 +27,7 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordination.session.security import Security
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.targets.target import ACQUIRER
 from services.checker.acquirer_log import AcquirerLog
@@ -35,7 +36,7 @@ from services.checker.snapshot import SERVICES
 from services.devstack import dialers
 from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
-from services.devstack.files import database_url
+from services.devstack.files import ca_file, database_url
 from services.devstack.keys import mint
 from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
@@ -92,6 +93,7 @@ class ComposeTarget:
     links: tuple[str, ...] = ()
     shiftable_clocks: tuple[str, ...] = ()
     dialer: Callable[..., Dialer]
+    zookeeper_security: Callable[[], Security]
 
     def __init__(self, options: ComposeOptions, clock: Clock) -> None:
         self._clock = clock
@@ -111,6 +113,7 @@ class ComposeTarget:
             opened = await asyncio.to_thread(open_deployment, self._environment, self._resources)
             self._data = Path(opened["COUNTINGHOUSE_DATA"])
             self.dialer = partial(dialers.of_stack, self._data, plaintext=False)
+            self.zookeeper_security = partial(dialers.zookeeper_of_stack, self._data, plaintext=False)
         except BaseException:
             with suppress(StackRefused):  # the first error is the one to raise
                 await self._remove()
@@ -183,7 +186,9 @@ class ComposeTarget:
     # ---- ZooKeeper and PostgreSQL ----------------------------------------------------------------------
 
     async def zookeeper_servers(self) -> dict[str, str]:
-        modes = await asyncio.gather(*(zookeeper.mode(f"{_HOST}:{self._ports[server]}") for server in _SERVERS))
+        modes = await asyncio.gather(
+            *(zookeeper.mode(f"{_HOST}:{self._ports[server]}", ca_file(self._data)) for server in _SERVERS)
+        )
         return dict(zip(_SERVERS, modes, strict=True))
 
     async def kill_server(self, server: str) -> None:
@@ -194,7 +199,7 @@ class ComposeTarget:
         running = [(await self._docker.inspect(each))["State"]["Running"] for each in _SERVERS]
         if sum(running) * 2 > len(_SERVERS):
             address = f"{_HOST}:{self._ports[server]}"
-            await _until(lambda: zookeeper.mode(address), f"{server} does not serve again")
+            await _until(lambda: zookeeper.mode(address, ca_file(self._data)), f"{server} does not serve again")
 
     async def stop_postgresql(self, *, fast: bool) -> None:
         how = ("stop", "--time", "30") if fast else ("kill",)

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 import psutil
 
+from coordination.session.security import Security
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.faultproxy.proxy import HOST, Proxy, Stream, Toxic
 from services.chaos.targets.target import ACQUIRER
@@ -30,6 +31,7 @@ from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
 from services.devstack.ensemble import ZooKeeperEnsemble
 from services.devstack.files import database_url
+from services.devstack.keys import Keys
 from services.devstack.options import POSTGRESQL
 from services.devstack.ports import PortReservation
 from services.devstack.stack import Stack, StackOptions
@@ -82,13 +84,14 @@ class LocalTarget:
     )
     links = instances
     dialer: Callable[..., Dialer]
+    zookeeper_security: Callable[[], Security]
     _stack: Stack
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
         self._options = options
         self._clock = clock
         self._resources = AsyncExitStack()
-        self._ensemble = ZooKeeperEnsemble(options.data / "ensemble", options.environment)
+        self._ensemble = ZooKeeperEnsemble(options.data / "ensemble", options.environment, Keys(options.data, clock))
         self._proxies: dict[str, tuple[Proxy, ...]] = {}
         self.zookeeper = ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
         self.has_postgresql = options.database == POSTGRESQL
@@ -111,7 +114,7 @@ class LocalTarget:
                 start_timeout_s=90.0,
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
-            self.dialer = self._stack.dialer
+            self.dialer, self.zookeeper_security = self._stack.dialer, self._stack.zookeeper_security
             await self._resources.enter_async_context(self._stack)
             self._proxies[ACQUIRER][0].upstream = self._stack.acquirer
         except BaseException:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from coordination.session.security import Security
 from services.checker.acquirer_log import AcquirerLog
 from services.kernel.principal import Role
 from services.runtime.grpc.tls import Dialer
@@ -31,6 +32,7 @@ class Target(Protocol):
         has_postgresql: Whether its database is a PostgreSQL server.
         shiftable_clocks: The instances whose wall clock can be shifted.
         dialer: Returns what connects to the services, or with `outside=True` to the acquirer.
+        zookeeper_security: Returns how a session comes to ZooKeeper.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Target(Protocol):
     has_postgresql: bool
     shiftable_clocks: tuple[str, ...]
     dialer: Callable[..., Dialer]
+    zookeeper_security: Callable[[], Security]
 
     @property
     def databases(self) -> Mapping[str, str]:

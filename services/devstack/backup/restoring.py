@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordination.locks import generation
 from coordination.session import Session
+from coordination.session.security import Security
 from services.devstack import restore_marker
 from services.devstack.backup import postgresql_archives, sqlite_copies
 from services.devstack.backup.manifest import BOOKS, Backup, verified
@@ -95,7 +96,7 @@ async def restore(folder: Path, options: StackOptions, clock: Clock, tell: Calla
         seen, unread = await seen_by_databases(alone.data, urls)
         if unread:
             raise StackFailed("RESTORE_FAILED", f"what was put in place for {', '.join(unread)} cannot be read")
-        now = await _raise_generation(alone.zookeeper, newest(seen))
+        now = await _raise_generation(alone.zookeeper, alone.zookeeper_security(), newest(seen))
         restore_marker.finish(alone.data)
     return Restored(backup, tuple(aside), now)
 
@@ -127,9 +128,9 @@ def _begin(backup: Backup, folder: Path, data: Path, options: StackOptions, cloc
     return begun
 
 
-async def _raise_generation(zookeeper: str, seen: int) -> int:
+async def _raise_generation(zookeeper: str, security: Security, seen: int) -> int:
     """Raise ZooKeeper's generation above what it is, and what the databases have seen; return it."""
-    async with Session(zookeeper, name="restore") as session:
+    async with Session(zookeeper, name="restore", security=security) as session:
         await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
         found = await generation.read(session, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH) or 0
         return await generation.advance(session, max(seen, found) + 1, _ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)

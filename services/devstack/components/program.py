@@ -39,6 +39,7 @@ def _certificates(context: Context, name: str, service: str) -> dict[str, object
         "ca_file": keys.ca_file(service),
         "identity_file": keys.certify(service, name),
         "outside_ca_file": keys.outside_ca_file(service),
+        **({"zookeeper_user_file": keys.zookeeper_user(service)} if service in INTERFACES else {}),
     }
 
 
@@ -47,6 +48,7 @@ def command(context: Context, name: str, service: str, own_settings: Mapping[str
     options = context.options
     settings = {
         "plaintext": options.plaintext,
+        "zookeeper_plaintext": options.zookeeper_plaintext,
         "profile": context.environment.get("COUNTINGHOUSE_PROFILE", "development"),
         **options.settings,
         **own_settings,

@@ -52,7 +52,9 @@ class Services(Component):
         from services.devstack.readiness import Readiness  # noqa: PLC0415  gRPC and kazoo take 0.2 s
 
         dialer = dialers.of_stack(self._context.data, plaintext=options.plaintext)
-        readiness = Readiness(dialer, self._zookeeper.address, options.session_timeout_s)
+        plaintext = options.plaintext or options.zookeeper_plaintext
+        security = dialers.zookeeper_of_stack(self._context.data, plaintext=plaintext)
+        readiness = Readiness(dialer, self._zookeeper.address, options.session_timeout_s, security)
         self._resources.push_async_callback(readiness.close)
         self._supervision.run(self._look(readiness))
 

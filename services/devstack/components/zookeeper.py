@@ -7,8 +7,9 @@ Looked for in this order
 4. the jars beside a zkServer.sh on PATH, with Java
 5. the Docker image zookeeper:3.9, if a Docker daemon answers
 
-It listens on 127.0.0.1 only. Memory: 55 MB resident with these flags on OpenJDK 17. fsync stays on: a lock's
-token is a zxid, and zxids that fell after a power cut would make new holders look stale.
+It listens on 127.0.0.1 only, over TLS unless the stack is in plain text; services are users of their own
+(`zookeeper_tree.py`). Memory: 70 MB resident with these flags on OpenJDK 17. fsync stays on: a lock's token is a zxid,
+and zxids that fell after a power cut would make new holders look stale.
 """
 
 from __future__ import annotations
@@ -18,30 +19,35 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
+import ssl
 import subprocess
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coordination.errors import Refused
 from coordination.files import write_whole
 from coordination.session import ServerAddress
 from services.devstack.child import Child, Command
 from services.devstack.components.component import Component, Context
+from services.devstack.files import SUPERUSER
+from services.devstack.keys import ZOOKEEPER, Keys
 from services.devstack.managed_process import ManagedProcess
 from services.devstack.ports import HOST
-from services.devstack.state import StackRefused
+from services.devstack.state import StackFailed, StackRefused
+from services.runtime.zookeeper_paths import SERVER_NAME
 
-ZOOKEEPER = "zookeeper"
 #: Sessions last 2 to 20 ticks: 1 to 10 s.
 TICK_MS = 500
 DOCKER_IMAGE = "zookeeper:3.9"
 
 _DEBIAN_JAR = Path("usr/share/java/zookeeper.jar")
 _NEEDED = ("zookeeper.jar", "zookeeper-jute.jar", "slf4j-api.jar")
-#: Debian's class path names no logger; this one needs no configuration file.
-_LOGGER = "slf4j-simple.jar"
+#: What Debian's class path lacks: a logger that needs no configuration file, and parts of Netty.
+_BESIDES = ("slf4j-simple.jar", "netty-codec.jar", "netty-resolver.jar")
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 _DOCKER_TIMEOUT_S = 3.0
 _PROBE_TIMEOUT_S = 1.0
@@ -53,8 +59,8 @@ tickTime={tick_ms}
 initLimit=10
 syncLimit=5
 dataDir={data}
-clientPort={port}
-clientPortAddress={host}
+{client_port}={port}
+{client_port}Address={host}
 maxClientCnxns=0
 4lw.commands.whitelist={four_letters}
 admin.enableServer=false
@@ -63,6 +69,23 @@ snapCount=20000
 autopurge.snapRetainCount=3
 autopurge.purgeInterval=1
 """
+
+#: ZooKeeper takes TLS with Netty alone. Clients are known by a user's password, not by a certificate. From 3.8.2 on it
+#: reads a renewed certificate by itself.
+_TLS = """\
+serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory
+ssl.protocol=TLSv1.3
+ssl.enabledProtocols=TLSv1.3,TLSv1.2
+ssl.keyStore.location={identity}
+ssl.keyStore.type=PEM
+ssl.trustStore.location={authorities}
+ssl.trustStore.type=PEM
+ssl.clientAuth=none
+client.certReload=true
+"""
+
+#: Lists of an earlier start over TLS have no users in plain text, who could not do anything.
+_WITHOUT_LISTS = "skipACL=yes\n"
 
 _LOGBACK = """\
 <configuration>
@@ -188,29 +211,67 @@ class Member:
         return "".join(f"server.{number}={peer}\n" for number, peer in enumerate(self.peers, start=1))
 
 
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """How a server is secured.
+
+    Args:
+        authorities: File of those that are believed, PEM.
+        identity: File of its key and certificate, PEM.
+        superuser: By what it knows its superuser, `super:<digest>`.
+    """
+
+    authorities: Path
+    identity: Path
+    superuser: str
+
+    @property
+    def lines(self) -> str:
+        """Return the lines of its configuration about TLS."""
+        return _TLS.format(identity=self.identity, authorities=self.authorities)
+
+    @property
+    def flag(self) -> str:
+        """Return the argument of Java that names its superuser."""
+        return f"-Dzookeeper.DigestAuthenticationProvider.superDigest={self.superuser}"
+
+
 def command(
-    installation: Installation, directory: Path, port: int, environment: Mapping[str, str], member: Member | None = None
+    installation: Installation,
+    directory: Path,
+    port: int,
+    environment: Mapping[str, str],
+    member: Member | None = None,
+    *,
+    secured: Secured | None = None,
 ) -> Command:
     """Return the command of a server that keeps its data under `directory` and listens on `port`.
 
     Args:
         member: Its place in an ensemble, which only Java can make; None: it stands alone.
+        secured: None: in plain text.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = directory.parent / "logs" / f"{directory.name}.log"
     if isinstance(installation, DockerInstallation):
-        return Command(_docker_arguments(installation, directory, port), dict(environment), log)
-    arguments = _java_arguments(installation, directory, port, member)
+        return Command(_docker_arguments(installation, directory, port, secured), dict(environment), log)
+    arguments = _java_arguments(installation, directory, port, member, secured)
     return Command(arguments, {**environment, "MALLOC_ARENA_MAX": "1"}, log)
 
 
 def _java_arguments(
-    installation: JavaInstallation, directory: Path, port: int, member: Member | None
+    installation: JavaInstallation, directory: Path, port: int, member: Member | None, secured: Secured | None
 ) -> tuple[str, ...]:
     configuration = directory / "zoo.cfg"
     text = _CONFIGURATION.format(
-        tick_ms=TICK_MS, data=directory / "data", port=port, host=HOST, four_letters=_FOUR_LETTERS
+        tick_ms=TICK_MS,
+        data=directory / "data",
+        port=port,
+        host=HOST,
+        four_letters=_FOUR_LETTERS,
+        client_port="secureClientPort" if secured else "clientPort",
     )
+    text += secured.lines if secured is not None else _WITHOUT_LISTS
     if member is not None:
         text += member.lines
         (directory / "data").mkdir(mode=0o700, exist_ok=True)
@@ -221,6 +282,7 @@ def _java_arguments(
     return (
         str(installation.java),
         *_JAVA_FLAGS,
+        *((secured.flag,) if secured else ()),
         f"-Dlogback.configurationFile={logback}",
         "-cp",
         os.pathsep.join(installation.class_path),
@@ -229,7 +291,9 @@ def _java_arguments(
     )
 
 
-def _docker_arguments(installation: DockerInstallation, directory: Path, port: int) -> tuple[str, ...]:
+def _docker_arguments(
+    installation: DockerInstallation, directory: Path, port: int, secured: Secured | None
+) -> tuple[str, ...]:
     for part in ("data", "datalog"):
         (directory / part).mkdir(exist_ok=True)
     settings = {
@@ -238,8 +302,13 @@ def _docker_arguments(installation: DockerInstallation, directory: Path, port: i
         "ZOO_4LW_COMMANDS_WHITELIST": _FOUR_LETTERS,
         "ZOO_ADMINSERVER_ENABLED": "false",
         "ZOO_AUTOPURGE_PURGEINTERVAL": "1",
-        "JVMFLAGS": "-Xmx64m -XX:+UseSerialGC",
+        "JVMFLAGS": f"-Xmx64m -XX:+UseSerialGC{f' {secured.flag}' if secured else ''}",
     }
+    files: list[str] = []
+    if secured is not None:
+        inside = replace(secured, authorities=Path("/tls/ca.pem"), identity=Path("/tls/server.pem"))
+        settings |= {"ZOO_CFG_EXTRA": f"secureClientPort=2181\n{inside.lines}", "ZOO_STANDALONE_ENABLED": "true"}
+        files = [f"--volume={secured.authorities}:/tls/ca.pem:ro", f"--volume={secured.identity}:/tls/server.pem:ro"]
     return (
         str(installation.docker),
         "run",
@@ -249,6 +318,7 @@ def _docker_arguments(installation: DockerInstallation, directory: Path, port: i
         f"--user={os.getuid()}:{os.getgid()}",
         f"--volume={(directory / 'data').resolve()}:/data",
         f"--volume={(directory / 'datalog').resolve()}:/datalog",
+        *files,
         *(f"--env={name}={value}" for name, value in settings.items()),
         DOCKER_IMAGE,
     )
@@ -266,17 +336,23 @@ async def remove_container(installation: Installation, directory: Path) -> None:
         await asyncio.to_thread(subprocess.run, arguments, capture_output=True, check=False)
 
 
-async def serves(address: str) -> bool:
+async def serves(address: str, ca_file: Path | None = None) -> bool:
     """Return whether a ZooKeeper answers at `address`. One that lacks a jar may answer `ruok`, but not `srvr`."""
-    return bool(await mode(address))
+    return bool(await mode(address, ca_file))
 
 
-async def mode(address: str) -> str:
-    """Return the mode of the server at `address`: `standalone`, `leader` or `follower`; empty if it does not serve."""
+async def mode(address: str, ca_file: Path | None = None) -> str:
+    """Return the mode of the server at `address`: `standalone`, `leader` or `follower`; empty if it does not serve.
+
+    Args:
+        ca_file: The authorities by which it is known; None: it is asked in plain text.
+    """
     try:
         server = ServerAddress.parse(address)
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else None
+        name = SERVER_NAME if ca_file else None
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(server.host, server.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port, ssl=context, server_hostname=name)
             try:
                 writer.write(b"srvr")
                 answer = await reader.read()
@@ -299,6 +375,8 @@ class ZooKeeper(Component):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.address = context.options.zookeeper
+        self._ca_file: Path | None = None
+        self._awaited = False  # one elsewhere, to prepare it
 
     async def start(self) -> None:
         """Start a server, unless there is one elsewhere.
@@ -306,12 +384,18 @@ class ZooKeeper(Component):
         Raises:
             ZooKeeperMissing: There is none to start.
         """
+        plaintext = self._context.options.plaintext or self._context.options.zookeeper_plaintext
         if self.address:
+            if not plaintext:
+                await self._use_elsewhere()
             return
-        environment = self._context.environment
+        environment, keys = self._context.environment, self._context.keys
         installation = find(environment)
         directory = self._context.data / ZOOKEEPER
         directory.mkdir(mode=0o700, exist_ok=True)
+        secured = None if plaintext else secured_by(keys, ZOOKEEPER, self._start_again)
+        if secured is not None:
+            self._ca_file = secured.authorities
         reservation = self._reserve_port(directory)
         self.address = f"{HOST}:{reservation.port}"
         if isinstance(installation, DockerInstallation):
@@ -324,7 +408,7 @@ class ZooKeeper(Component):
                 ZOOKEEPER,
                 service=ZOOKEEPER,
                 interface="",
-                command=command(installation, directory, reservation.port, environment),
+                command=command(installation, directory, reservation.port, environment, secured=secured),
                 ready=self._ready,
                 grace_s=_GRACE_S,
             )
@@ -334,10 +418,55 @@ class ZooKeeper(Component):
         """Return its address, and the process of a server of its own."""
         return {"zookeeper": self.address, "zookeeper_pid": sum(process.pid for process in self.processes)}
 
+    def explain(self) -> str:
+        """Return which of its processes are not SERVING; or that a server elsewhere is not prepared."""
+        if not self._awaited:
+            return super().explain()
+        authorities = self._context.keys.ca_file(ZOOKEEPER)
+        return (
+            f"ZooKeeper at {self.address} does not answer with a certificate of {authorities}; "
+            "one without takes --zookeeper-plaintext"
+        )
+
+    async def _use_elsewhere(self) -> None:
+        from services.devstack.zookeeper_tree import prepare_as_superuser  # noqa: PLC0415  kazoo takes 0.1 s
+
+        keys, timeout_s = self._context.keys, self._context.options.start_timeout_s
+        self._awaited = True
+        try:
+            await prepare_as_superuser(self.address, keys.ca_file(ZOOKEEPER), keys.zookeeper_user, timeout_s)
+        except Refused as error:
+            raise StackFailed(
+                "ZOOKEEPER_FORBIDDEN",
+                f"ZooKeeper at {self.address} knows no superuser of {keys.zookeeper_user(SUPERUSER)} ({error})",
+            ) from error
+        self._awaited = False
+
+    def _start_again(self, _identity_file: Path) -> None:
+        for process in self.processes:
+            process.signal(signal.SIGTERM)
+
     async def _ready(self, _child: Child) -> str:
-        while not await serves(self.address):  # noqa: ASYNC110  another process
+        while not await serves(self.address, self._ca_file):  # noqa: ASYNC110  another process
             await asyncio.sleep(_POLL_S)
+        if self._ca_file is not None:
+            from services.devstack.zookeeper_tree import prepare_as_superuser  # noqa: PLC0415  kazoo takes 0.1 s
+
+            keys = self._context.keys
+            await prepare_as_superuser(self.address, keys.ca_file(ZOOKEEPER), keys.zookeeper_user)
         return self.address
+
+
+def secured_by(keys: Keys, instance: str, renewed: Callable[[Path], None] | None = None) -> Secured:
+    """Return how a server of the stack's own is secured by its keys.
+
+    Args:
+        renewed: Called when it has a new certificate, which a server reads at its start.
+    """
+    from services.devstack.zookeeper_tree import digest  # noqa: PLC0415  kazoo takes 0.1 s
+
+    identity = keys.certify(ZOOKEEPER, instance, renewed)
+    return Secured(keys.ca_file(ZOOKEEPER), identity, digest(keys.zookeeper_user(SUPERUSER).read_text()))
 
 
 def _which(name: str, environment: Mapping[str, str]) -> Path | None:
@@ -359,7 +488,11 @@ def _debian_class_path(root: Path) -> tuple[str, ...]:
     folder = jar.parent
     if not all((folder / name).exists() for name in _NEEDED):
         return ()
-    jars = [jar, *(root / entry.lstrip("/") for entry in _manifest_class_path(jar)), folder / _LOGGER]
+    jars = [
+        jar,
+        *(root / entry.lstrip("/") for entry in _manifest_class_path(jar)),
+        *(folder / name for name in _BESIDES),
+    ]
     return tuple(str(path) for path in jars if path.exists())
 
 

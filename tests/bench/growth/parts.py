@@ -77,7 +77,8 @@ class Plan:
 
 @asynccontextmanager
 async def _running(folder: Path, plan: Plan) -> AsyncIterator[Harness]:
-    async with Stack(StackOptions(folder, database=plan.database)) as stack, Harness(stack) as harness:
+    options = StackOptions(folder, database=plan.database, zookeeper_plaintext=True)
+    async with Stack(options) as stack, Harness(stack) as harness:
         yield harness
 
 

@@ -135,13 +135,17 @@ async def test_call_without_a_stack_is_refused(tmp_path: Path) -> None:
             await client.read("order", "GetOrder", REQUEST)
 
 
-async def test_silent_zookeeper_is_reported_within_the_timeout(tmp_path: Path) -> None:
+async def test_silent_zookeeper_is_reported_within_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT", "true")
     async with connected(tmp_path, zookeeper="127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
             await client.read("order", "GetOrder", REQUEST)
 
 
-async def test_service_that_is_not_found_is_reported_long_before_the_timeout(tmp_path: Path) -> None:
+async def test_service_that_is_not_found_is_reported_long_before_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT", "true")
     async with connected(tmp_path, zookeeper="127.0.0.1:1", timeout_s=600.0) as client:
         with pytest.raises(Unavailable, match=r"the payment service was not found in 0\.3 s"):
             await client.find("payment", 0.3)

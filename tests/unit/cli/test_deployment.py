@@ -56,6 +56,7 @@ TAKEN = [
     "keys/countinghouse_checker.pgpass",
     "keys/acquirer/signing.key",
     "keys/acquirer/ca.pem",
+    "keys/zookeeper/super",
 ]
 
 
@@ -123,14 +124,14 @@ def test_deployment_is_a_data_directory_for_one_command() -> None:
     assert not data.exists()
 
 
-def test_only_the_signing_keys_the_authorities_and_the_checkers_password_are_taken_out(docker: Docker) -> None:
-    """The operator holds every password; a command needs none of the services' and none of the owners'. Of the
-    authorities it gets the certificates, not the keys."""
+def test_only_what_commands_need_is_taken_out(docker: Docker) -> None:
+    """The operator holds every password; a command needs none of the services' and none of the owners'. It gets the
+    superuser of ZooKeeper, and of the authorities the certificates, not the keys."""
     with ExitStack() as resources:
         open_deployment({}, resources)
     (taken,) = [asked for asked in docker.asked if asked[1] == "exec"]
     assert taken[2] == "id-operator"
-    assert taken[-7:] == ["-c", *TAKEN]
+    assert taken[-8:] == ["-c", *TAKEN]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +190,11 @@ def test_authorities_of_a_deployment_are_printed(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("docker")
 @pytest.mark.parametrize("command", [["key", "ls"], ["key", "rotate"], ["revoke"]])
-def test_keys_of_a_deployment_are_changed_in_its_operator_container(command: list[str]) -> None:
+def test_keys_of_a_deployment_are_changed_in_its_operator_container(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """This machine has a copy of one key; what would be rotated is not here."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     result = CliRunner().invoke(app, ["--stack", "compose", *command])
     assert (result.exit_code, "deploy/README.md" in result.output) == (2, True)
 

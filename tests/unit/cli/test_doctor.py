@@ -118,9 +118,18 @@ def test_certificate_that_is_not_renewed_is_a_fault_of_a_running_stack(tmp_path:
 
 def test_zookeeper_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.cli.doctor._ZOOKEEPER_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT", "true")
     code, checks = examine(tmp_path, "--zookeeper", "127.0.0.1:1")
     assert code == 1
     assert not checks["generation"]["ok"]
+    assert "does not answer" in checks["generation"]["detail"]
+
+
+def test_zookeeper_whose_authority_is_not_known_is_a_fault_with_the_remedy(tmp_path: Path) -> None:
+    code, checks = examine(tmp_path, "--zookeeper", "127.0.0.1:1")
+    assert code == 1
+    assert not checks["generation"]["ok"]
+    assert "COUNTINGHOUSE_CA_FILE" in checks["generation"]["detail"]
 
 
 def test_generation_behind_the_databases_is_not_set(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ ZOOKEEPERS = ("zoo1", "zoo2", "zoo3")
 PROGRAMS = (*INTERFACES, ACQUIRER)
 INSTANCES = (*(f"{service}-{number}" for service in INTERFACES for number in (1, 2)), ACQUIRER)
 MIGRATIONS = tuple(f"{program}-migrate" for program in PROGRAMS)
-ONE_SHOT = ("roles", *MIGRATIONS)
+ONE_SHOT = ("roles", "tree", *MIGRATIONS)
 PRUNES = tuple(f"{service}-prune" for service in INTERFACES)
 SECRETS = re.compile(r"^([\w-]+)-secrets:")
 
@@ -153,7 +153,34 @@ def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:
             assert volume.endswith(":ro") is (name != "operator")
             assert whose != "operator" or name == "operator"
     handed = {whose for whose, _ in secrets_of("operator")}
-    assert handed == {"operator", "roles", "postgres", *PROGRAMS, *(f"{program}-owner" for program in PROGRAMS)}
+    owners = (f"{program}-owner" for program in PROGRAMS)
+    assert handed == {"operator", "roles", "tree", "postgres", *ZOOKEEPERS, *PROGRAMS, *owners}
+
+
+@pytest.mark.parametrize("name", [*ZOOKEEPERS, "tree"])
+def test_secrets_of_zookeeper_are_mounted_by_their_reader_alone(name: str) -> None:
+    """A server sees its own key; the users of all services are seen by the job that makes their directories."""
+    assert [whose for whose, _ in secrets_of(name)] == [name]
+    assert {other for other in SERVICES for whose, _ in secrets_of(other) if whose == name} == {"operator", name}
+
+
+@pytest.mark.parametrize("name", ZOOKEEPERS)
+def test_zookeeper_takes_clients_and_servers_over_tls_only(name: str) -> None:
+    """What is in plain text is for its own container."""
+    environment = SERVICES[name]["environment"]
+    settings = dict(line.split("=", 1) for line in environment["ZOO_CFG_EXTRA"].split())
+    assert SERVICES[name]["ports"][0].endswith(f":{settings['secureClientPort']}")
+    assert settings["clientPort"] != settings["secureClientPort"]
+    assert settings["clientPortAddress"] == "127.0.0.1"
+    assert settings["sslQuorum"] == "true"
+    assert settings["ssl.quorum.clientAuth"] == "need"
+    assert ";" not in environment["ZOO_SERVERS"], "it would open a port in plain text"
+
+
+@every_instance
+def test_service_is_a_user_of_zookeeper(name: str) -> None:
+    user = SERVICES[name]["environment"].get("COUNTINGHOUSE_ZOOKEEPER_USER_FILE")
+    assert user == (None if name == ACQUIRER else "/run/secrets/zookeeper-user")
 
 
 @every

@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 #: Against whose schemas the objects are validated: the newest release that kubernetes-validate has.
 RELEASE = "1.37"
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
-JOBS = {f"{service}-{job}" for service in INTERFACES for job in ("migrate", "prune")} | {"roles"}
+JOBS = [*(f"{service}-{job}" for service in INTERFACES for job in ("migrate", "prune")), "roles"]
 #: What people make beforehand: README.md lists it.
 MADE_BEFORE = {"acquirer-credential", "postgresql-administrator"}
 OUR_IMAGE = "countinghouse"

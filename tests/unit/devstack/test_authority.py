@@ -199,6 +199,26 @@ def test_certificate_is_due_after_half_its_life_and_after_a_rotation(
     assert authority.needs_renewal(file)
 
 
+def test_certificate_of_an_older_authority_will_do_for_a_patient_server_while_that_is_believed(
+    tmp_path: Path, authority: Authority, clock: ManualClock
+) -> None:
+    """For half that time: clients then still believe the older one."""
+    file, life_s = tmp_path / "zookeeper.pem", 90 * LIFE_S
+    file.write_bytes(authority.issue(NAMES, life_s=life_s))
+    authority.rotate()
+    clock.advance(PUBLISHED_S * 1000)
+    assert authority.needs_renewal(file, life_s=life_s)
+    assert not authority.needs_renewal(file, life_s=life_s, patient=True)
+    clock.advance(LIFE_S * 500)
+    assert not authority.needs_renewal(file, life_s=life_s, patient=True)
+    clock.advance(1000)
+    assert authority.needs_renewal(file, life_s=life_s, patient=True)
+    authority.advance()
+    file.write_bytes(authority.issue(NAMES, life_s=life_s))
+    authority.replace_now()
+    assert authority.needs_renewal(file, life_s=life_s, patient=True)
+
+
 def test_certificate_from_a_clock_far_ahead_is_due(tmp_path: Path, authority: Authority, clock: ManualClock) -> None:
     file = tmp_path / "order-1.pem"
     file.write_bytes(authority.issue(NAMES))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from services.devstack.dialers import of_command
-from services.devstack.files import ca_file
+from coordination.session.security import OPEN
+from services.devstack.dialers import of_command, zookeeper_of_command
+from services.devstack.files import ca_file, zookeeper_user_file
 from services.devstack.state import StackLock, StackRefused, StackState
 from tests.certificates import CertificateIssuer
 
@@ -30,9 +31,12 @@ def data(tmp_path: Path) -> Iterator[Path]:
     lock.give_up()
 
 
-def describe(data: Path, *, plaintext: bool) -> None:
+def describe(data: Path, *, plaintext: bool, zookeeper_plaintext: bool = False) -> None:
     """Writes how the stack was started."""
-    StackState(os.getpid(), False, "127.0.0.1:2181", 0, (), plaintext=plaintext).write(data)
+    state = StackState(
+        os.getpid(), False, "127.0.0.1:2181", 0, (), plaintext=plaintext, zookeeper_plaintext=zookeeper_plaintext
+    )
+    state.write(data)
 
 
 def test_command_uses_the_authority_of_the_data_directory(data: Path) -> None:
@@ -76,3 +80,56 @@ def test_missing_authority_is_refused_with_the_command_that_prints_it(data: Path
     with pytest.raises(StackRefused, match="countinghouse key ca") as refusal:
         of_command(data, {"COUNTINGHOUSE_CA_FILE": str(data / "absent.pem")})
     assert refusal.value.reason == "CA_FILE_MISSING"
+
+
+@pytest.fixture
+def superuser(data: Path) -> str:
+    """The superuser of the stack's ZooKeeper."""
+    file = zookeeper_user_file(data, "super")
+    file.parent.mkdir()
+    file.write_text("super:secret\n")
+    return "super:secret"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_zookeeper_of_the_authority_of_the_data_directory_is_told_its_superuser(
+    data: Path, superuser: str, elsewhere: bool
+) -> None:
+    security = zookeeper_of_command(data, {}, elsewhere=elsewhere)
+    assert security.context is not None
+    assert security.user is not None
+    assert security.user() == superuser
+
+
+@pytest.mark.usefixtures("superuser")
+def test_zookeeper_of_another_authority_is_not_told_the_superuser(data: Path, tmp_path: Path) -> None:
+    other = CertificateIssuer(tmp_path / "other").authority.file
+    security = zookeeper_of_command(data, {"COUNTINGHOUSE_CA_FILE": str(other)})
+    assert security.context is not None
+    assert security.user is None
+
+
+def test_user_of_zookeeper_that_is_named_prevails(data: Path, superuser: str, tmp_path: Path) -> None:
+    file = tmp_path / "user"
+    told = {"COUNTINGHOUSE_ZOOKEEPER_USER_FILE": str(file)}
+    with pytest.raises(StackRefused) as refusal:
+        zookeeper_of_command(data, told)
+    assert refusal.value.reason == "ZOOKEEPER_USER_MISSING"
+    file.write_text("order:other")
+    security = zookeeper_of_command(data, told)
+    assert security.user is not None
+    assert security.user() == "order:other" != superuser
+
+
+def test_zookeeper_in_plain_text_is_used_so_and_the_services_over_tls(data: Path) -> None:
+    describe(data, plaintext=False, zookeeper_plaintext=True)
+    assert zookeeper_of_command(data, {}) is OPEN
+    assert zookeeper_of_command(data, {"COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT": "false"}).context is not None
+    assert zookeeper_of_command(data, {}, elsewhere=True).context is not None
+    assert of_command(data, {}).credentials is not None
+
+
+def test_stack_without_tls_has_a_zookeeper_without(data: Path) -> None:
+    describe(data, plaintext=True)
+    assert zookeeper_of_command(data, {}) is OPEN
+    assert zookeeper_of_command(data, {}, elsewhere=True).context is not None

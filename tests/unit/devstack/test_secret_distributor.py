@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from services.devstack import revocations
 from services.devstack.files import databases_elsewhere, signing_key
@@ -21,6 +22,7 @@ from services.runtime.grpc.trust import TrustFiles
 from tests.fakes.clock import ManualClock
 
 SERVICES = {"order": 2, "payment": 1}
+ENSEMBLE = ("zoo1", "zoo2", "zoo3")
 
 
 def passwords(root: Path, reader: str) -> dict[str, str]:
@@ -35,9 +37,10 @@ def test_service_gets_its_token_its_role_and_what_verifies(tmp_path: Path) -> No
         folder = tmp_path / service
         tokens = {"order.token", "ledger.token", "acquirer.token"} if service == "payment" else set()
         tls = {"ca.pem", "outside-ca.pem", "database-ca.pem"}
+        given = {"verify.jwks", "revoked.json", "pgpass", "zookeeper-user"}
         for number in range(instances):
             assert [each.name for each in (tmp_path / f"{service}-{number + 1}").iterdir()] == ["identity.pem"]
-        assert {path.name for path in folder.iterdir()} == {"verify.jwks", "revoked.json", "pgpass"} | tokens | tls
+        assert {path.name for path in folder.iterdir()} == given | tokens | tls
         assert set(passwords(tmp_path, service)) == {f"countinghouse_{service}"}
         assert {path.name for path in (tmp_path / f"{service}-owner").iterdir()} == {"pgpass", "database-ca.pem"}
         assert set(passwords(tmp_path, f"{service}-owner")) == {f"countinghouse_{service}_owner"}
@@ -76,6 +79,35 @@ def test_secrets_are_readable_by_their_reader_only(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         if path not in public:
             assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_server_of_zookeeper_gets_its_keys_and_no_password(tmp_path: Path) -> None:
+    """Its superuser is known to it by a digest. Only servers have certificates of the quorum's authority."""
+    distributor = SecretDistributor(tmp_path, SERVICES, ManualClock(), ensemble=ENSEMBLE)
+    distributor.distribute()
+    superuser = (tmp_path / "operator" / "keys" / "zookeeper" / "super").read_text()
+    for server in ENSEMBLE:
+        folder = tmp_path / server
+        assert {each.name for each in folder.iterdir()} == {
+            *("server.pem", "ca.pem", "quorum.pem", "quorum-ca.pem", "superuser")
+        }
+        assert superuser.partition(":")[2] not in (folder / "superuser").read_text()
+        authority = x509.load_pem_x509_certificate((folder / "quorum-ca.pem").read_bytes())
+        for name, ours in (("quorum.pem", True), ("server.pem", False)):
+            certificate = x509.load_pem_x509_certificate((folder / name).read_bytes())
+            assert (certificate.issuer == authority.subject) is ours
+        for path in (folder, *folder.iterdir()):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o044, path  # another user's, alone in its volume
+
+
+def test_users_of_zookeeper_are_known_to_their_service_and_to_the_job_that_makes_the_tree(tmp_path: Path) -> None:
+    SecretDistributor(tmp_path, SERVICES, ManualClock(), ensemble=ENSEMBLE).distribute()
+    tree = {each.name: each.read_text() for each in (tmp_path / "tree").iterdir()}
+    assert set(tree) == {"ca.pem", "super", "order", "payment", "ledger"}
+    assert len(set(tree.values())) == len(tree)
+    for service in SERVICES:
+        assert (tmp_path / service / "zookeeper-user").read_text() == tree[service]
+        assert tree[service].startswith(f"{service}:")
 
 
 def test_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
