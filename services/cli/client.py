@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,9 +44,12 @@ from services.kernel.errors import (
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc import status
+from services.runtime.grpc.distrust import distrust
+from services.runtime.grpc.identity import server_name
 from services.runtime.grpc.methods import idempotency
 from services.runtime.grpc.tls import Dialer
 from services.runtime.grpc.tokens import MAX_TTL_S
+from services.runtime.zookeeper_paths import SERVER_NAME
 
 _STUBS: Final[dict[str, Any]] = {
     "order": order_pb2_grpc.OrderServiceStub,
@@ -56,6 +60,8 @@ _STUBS: Final[dict[str, Any]] = {
 }
 #: What is at the acquirer, which is found by its address.
 _OUTSIDE = ("acquirer", "faults")
+#: How many servers that cannot be reached are asked for the reason.
+_LOOKED_AT = 3
 _ACQUIRER_VARIABLE = "COUNTINGHOUSE_ACQUIRER_ADDRESS"
 _ACQUIRER_TOKEN_VARIABLE = "COUNTINGHOUSE_ACQUIRER_TOKEN"  # noqa: S105  a name
 #: RFC 6750, section 2.1; other characters cannot be sent in a header, or are quotes around it.
@@ -91,6 +97,7 @@ class Client:
         self._resources = AsyncExitStack()
         self._session: Session | None = None
         self._stubs: dict[str, Any] = {}
+        self._registered: dict[str, Callable[[], list[str]]] = {}
         self._role = connection.default_role
         #: By whether it is for the acquirer outside.
         self._tokens: dict[bool, str] = {False: connection.token} if connection.token else {}
@@ -235,13 +242,15 @@ class Client:
             return self._session
         data = self._connection.data
         address = self._connection.zookeeper or state.require(data).zookeeper
-        security = dialers.zookeeper_of_command(data, os.environ, elsewhere=self._is_elsewhere(state.read(data)))
+        security = dialers.zookeeper_of_command(data, os.environ, elsewhere=self._is_elsewhere())
         session = Session(address, timeout_s=_SESSION_TIMEOUT_S, name="cli", security=security)
         try:
             await session.start()
             self._resources.push_async_callback(session.close)
             await session.wait_connected(self._deadline.remaining_s())
         except (ValueError, coordination_errors.Unavailable) as error:
+            if security.context is not None:
+                await self._refuse_unbelieved(address.split(","), SERVER_NAME)
             raise Unavailable(
                 "ZOOKEEPER_UNAVAILABLE", f"no ZooKeeper answers at {address}; see whether it runs, and try again"
             ) from error
@@ -255,16 +264,37 @@ class Client:
             StackRefused: CA_FILE_MISSING.
             CountinghouseError: TLS_FILE_INVALID.
         """
-        data = self._connection.data
-        found = state.read(data)
-        if outside:
-            elsewhere = os.environ.get(_ACQUIRER_VARIABLE, "") not in ("", found.acquirer if found else "")
-        else:
-            elsewhere = self._is_elsewhere(found)
-        return dialers.of_command(data, os.environ, outside=outside, elsewhere=elsewhere)
+        elsewhere = self._is_elsewhere(outside=outside)
+        return dialers.of_command(self._connection.data, os.environ, outside=outside, elsewhere=elsewhere)
 
-    def _is_elsewhere(self, found: state.StackState | None) -> bool:
+    def _is_elsewhere(self, *, outside: bool = False) -> bool:
+        found = state.read(self._connection.data)
+        if outside:
+            return os.environ.get(_ACQUIRER_VARIABLE, "") not in ("", found.acquirer if found else "")
         return self._connection.zookeeper not in ("", found.zookeeper if found else "")
+
+    async def _refuse_unbelieved(self, addresses: Sequence[str], name: str = "", *, outside: bool = False) -> None:
+        """Say so if a server that cannot be reached is there, and is not believed.
+
+        Args:
+            name: What its certificate must name; empty: the host of its address.
+
+        Raises:
+            StackRefused: SERVER_NOT_BELIEVED.
+        """
+        elsewhere = self._is_elsewhere(outside=outside)
+        file = dialers.believed_file(self._connection.data, os.environ, outside=outside, elsewhere=elsewhere)
+        if file is None:
+            return
+        for address in addresses[:_LOOKED_AT]:
+            why = await asyncio.to_thread(distrust, address, file, name or address.rpartition(":")[0])
+            if why:
+                raise state.StackRefused(
+                    "SERVER_NOT_BELIEVED",
+                    f"the server at {address} cannot be called by {file}: {why}; write to that file what "
+                    "`countinghouse key ca` prints at its stack now (for a stack that was started with --plaintext, "
+                    "set COUNTINGHOUSE_PLAINTEXT=true)",
+                )
 
     async def _once(self, service: str, method: str, request: Message, deadline: CallDeadline) -> Reply:
         stub = await self._stub(service)
@@ -275,6 +305,9 @@ class Client:
             message = await call
         except grpc.aio.AioRpcError as error:
             if never_sent(error):
+                outside = service in _OUTSIDE
+                addresses = [self._acquirer()] if outside else self._registered[service]()
+                await self._refuse_unbelieved(addresses, "" if outside else server_name(service), outside=outside)
                 raise Unavailable(
                     "SERVICE_UNAVAILABLE", f"the {service} service cannot be reached ({error.details()}); try again"
                 ) from error
@@ -301,6 +334,7 @@ class Client:
             discovery = Discovery(await self.session())
             self._resources.push_async_callback(discovery.close)
             directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
+            self._registered[service] = lambda: [each.address for each in directory.registered]
             dialer = self.dialer()
             discovered = DiscoveredChannel(
                 directory,

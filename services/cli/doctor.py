@@ -147,7 +147,9 @@ def _data(data: Path) -> list[Finding]:
     authority = ca_file(data)
     if authority.exists():
         found = list(examining_certificates.faults(data, SystemClock()))
-        findings.append(Finding("certificates", not found, "; ".join(found) or f"of {authority}"))
+        running = state.read(data)
+        words = "not used: the stack runs in plain text" if running and running.plaintext else f"of {authority}"
+        findings.append(Finding("certificates", not found, "; ".join(found) or words))
     return findings
 
 

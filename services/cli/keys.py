@@ -15,7 +15,7 @@ import typer
 from services.cli import output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, Where, refuse_deployment
 from services.cli.connection import parse_principal
-from services.devstack import revocations
+from services.devstack import revocations, state
 from services.devstack.authority import Authority
 from services.devstack.files import ca_file, signing_key
 from services.devstack.keys import identity_file, revoked_file
@@ -86,8 +86,8 @@ def rotate(
     """Make a new key. It signs after a minute; what the old one has signed stays good until it expires.
 
     The running stack lets the new key sign; a stack that does not run, at its start. With --now, for a key that others
-    may have, calls between the services fail for up to half a minute. People then need new tokens, or, with
-    --authority, the new keys/ca.pem.
+    may have, calls between the services fail for up to half a minute, and people need new tokens. With --authority,
+    programs elsewhere need what `key ca` prints before the new one signs: a minute later, or at once with --now.
 
     Example: countinghouse key rotate
     """
@@ -97,6 +97,8 @@ def rotate(
     else:
         keys.rotate()
     _print(keys.listed(), as_json=as_json)
+    if authority and not as_json:
+        print("programs elsewhere need what `countinghouse key ca` prints now, before the new authority signs")
 
 
 def revoke(
@@ -139,6 +141,8 @@ def revoke(
     if as_json:
         output.print_json({"callers": sorted(revoked.callers), "tokens": dict(revoked.tokens)})
         return
+    if instance and (running := state.read(data)) is not None and running.plaintext:
+        print("the stack runs in plain text, where processes show no certificates: this changes nothing now")
     rows = [("caller", name, "") for name in sorted(revoked.callers)]
     rows += [("token", name, output.moment(expires_s * 1000)) for name, expires_s in revoked.tokens.items()]
     output.print_table("revoked", ("what", "which", "expires"), rows)

@@ -169,10 +169,7 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
     if options.guards_off:
         guards = ", ".join(options.guards_off)
         print(f"GUARDS ARE OFF ({guards}): orders may be settled twice", file=sys.stderr, flush=True)
-    if options.plaintext:
-        print("PLAIN TEXT: others on the network can read and change every call", file=sys.stderr, flush=True)
-    elif options.zookeeper_plaintext:
-        print("PLAIN TEXT to ZooKeeper: others on the network can change it", file=sys.stderr, flush=True)
+    _warn_of_plain_text(options)
     try:
         if not await _unless(stop, stack.start()):
             raise typer.Exit(ExitCode.INTERRUPTED)
@@ -232,6 +229,14 @@ def _start_detached(options: StackOptions, *, as_json: bool) -> None:
     else:
         _print_addresses(document, state.read(options.data))
         print(f"running on {options.data}; `countinghouse down` stops it")
+    _warn_of_plain_text(options)
+
+
+def _warn_of_plain_text(options: StackOptions) -> None:
+    if options.plaintext:
+        print("PLAIN TEXT: others on the network can read and change every call", file=sys.stderr, flush=True)
+    elif options.zookeeper_plaintext:
+        print("PLAIN TEXT to ZooKeeper: others on the network can change it", file=sys.stderr, flush=True)
 
 
 def _start_supervisor(options: StackOptions, log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -13,13 +13,15 @@ Nothing of this comes from ZooKeeper: what is written there cannot have a client
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.devstack import state
 from services.devstack.files import SUPERUSER, ca_file, zookeeper_user_file
 from services.devstack.state import StackRefused
+from services.kernel.errors import CountinghouseError
 
 if TYPE_CHECKING:
     from coordination.session.security import Security
@@ -50,11 +52,15 @@ def of_command(data: Path, environment: Mapping[str, str], *, outside: bool = Fa
 
     Raises:
         StackRefused: CA_FILE_MISSING: neither the environment nor the data directory has one. PLAINTEXT_AMBIGUOUS.
+            TLS_FILE_MISSING, TLS_FILE_INVALID: it cannot be used.
     """
     from services.runtime.grpc.tls import Dialer, TlsFiles  # noqa: PLC0415
 
-    file = _believed(data, environment, outside=outside, elsewhere=elsewhere)
-    return Dialer(None) if file is None else Dialer(TlsFiles(file), outside=outside)
+    file = believed_file(data, environment, outside=outside, elsewhere=elsewhere)
+    if file is None:
+        return Dialer(None)
+    with _naming_the_remedy():
+        return Dialer(TlsFiles(file), outside=outside)
 
 
 def zookeeper_of_stack(data: Path, *, plaintext: bool) -> Security:
@@ -72,7 +78,7 @@ def zookeeper_of_command(data: Path, environment: Mapping[str, str], *, elsewher
     """Return how the session of a command connects to ZooKeeper; arguments and exceptions as `of_command`.
 
     Raises:
-        StackRefused: ZOOKEEPER_USER_MISSING: the environment names a file that is not there.
+        StackRefused: As `of_command`. ZOOKEEPER_USER_MISSING: the environment names a file that is not there.
     """
     from coordination.session.security import OPEN  # noqa: PLC0415
     from services.runtime.zookeeper_security import secured_for_operator  # noqa: PLC0415
@@ -81,10 +87,21 @@ def zookeeper_of_command(data: Path, environment: Mapping[str, str], *, elsewher
     running = None if elsewhere else state.read(data)
     if told in _TRUE or (not told and running is not None and running.zookeeper_plaintext):
         return OPEN
-    file = _believed(data, environment, outside=False, elsewhere=elsewhere)
+    file = believed_file(data, environment, outside=False, elsewhere=elsewhere)
     if file is None:
         return OPEN
-    return secured_for_operator(file, _zookeeper_user(data, environment, file))
+    user = _zookeeper_user(data, environment, file)
+    with _naming_the_remedy():
+        return secured_for_operator(file, user)
+
+
+@contextmanager
+def _naming_the_remedy() -> Iterator[None]:
+    try:
+        yield
+    except CountinghouseError as error:
+        remedy = "write to it what `countinghouse key ca` prints at the stack"
+        raise StackRefused(error.reason, f"{error.message}; {remedy}") from error
 
 
 def _zookeeper_user(data: Path, environment: Mapping[str, str], believed: Path) -> Path | None:
@@ -97,7 +114,7 @@ def _zookeeper_user(data: Path, environment: Mapping[str, str], believed: Path) 
     return user if ours and user.exists() else None
 
 
-def _believed(data: Path, environment: Mapping[str, str], *, outside: bool, elsewhere: bool) -> Path | None:
+def believed_file(data: Path, environment: Mapping[str, str], *, outside: bool, elsewhere: bool) -> Path | None:
     """Return the file of the authorities by which a server is known; None: it is called in plain text."""
     variable = _OUTSIDE_CA_FILE if outside else _CA_FILE
     given, plaintext = environment.get(variable, ""), environment.get(_PLAINTEXT, "").lower() in _TRUE

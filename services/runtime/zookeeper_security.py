@@ -75,5 +75,8 @@ class _Contexts:
             return ssl.create_default_context(cafile=self._file)
         except FileNotFoundError as error:
             raise CountinghouseError("TLS_FILE_MISSING", f"{self._file} cannot be read: {error.strerror}") from error
-        except (ssl.SSLError, OSError) as error:
-            raise CountinghouseError("TLS_FILE_INVALID", f"{self._file} cannot be used: {error}") from error
+        except ssl.SSLError as error:
+            words = f"{self._file} cannot be used: it is not made of certificates in PEM form"
+            raise CountinghouseError("TLS_FILE_INVALID", words) from error
+        except OSError as error:
+            raise CountinghouseError("TLS_FILE_INVALID", f"{self._file} cannot be used: {error.strerror}") from error

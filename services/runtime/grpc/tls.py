@@ -193,7 +193,7 @@ class TlsFiles:
             try:
                 content = file.read_bytes()
                 if file is self._files[0]:
-                    authorities = x509.load_pem_x509_certificates(content)
+                    authorities = _certificates(content)
                     loaded = _Loaded(content, max(map(_expires_s, authorities)))
                 else:
                     loaded = replace(loaded, **_identity(content))
@@ -280,6 +280,13 @@ def _good_until_s(certificate_pem: bytes, authorities_pem: bytes) -> float:
             certificate.verify_directly_issued_by(authority)
             return _expires_s(certificate)
     return 0.0
+
+
+def _certificates(content: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise ValueError("it is not made of certificates in PEM form") from error
 
 
 def _expires_s(certificate: x509.Certificate) -> float:

@@ -133,3 +133,13 @@ def test_stack_without_tls_has_a_zookeeper_without(data: Path) -> None:
     describe(data, plaintext=True)
     assert zookeeper_of_command(data, {}) is OPEN
     assert zookeeper_of_command(data, {}, elsewhere=True).context is not None
+
+
+@pytest.mark.parametrize("content", ["", "rubbish"])
+def test_file_without_certificates_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
+    """`key ca > ca.pem` leaves an empty file behind where it is refused."""
+    (tmp_path / "ca.pem").write_text(content)
+    told = {"COUNTINGHOUSE_CA_FILE": str(tmp_path / "ca.pem")}
+    for connect in (of_command, zookeeper_of_command):
+        with pytest.raises(StackRefused, match=r"PEM form; write to it what `countinghouse key ca`"):
+            connect(tmp_path, told)
