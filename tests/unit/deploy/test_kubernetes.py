@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import stat
@@ -18,7 +19,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from services.devstack.authority import Authority
-from services.devstack.keys import CALLEES
+from services.devstack.files import SUPERUSER, zookeeper_user_file
+from services.devstack.keys import CALLEES, ZOOKEEPER
 from services.devstack.secret_distributor import SecretDistributor
 from services.devstack.state import ACQUIRER, INTERFACES
 from services.kernel.clock import SystemClock
@@ -26,6 +28,7 @@ from services.runtime.grpc.identity import Identity, server_name
 from services.runtime.grpc.tls import TlsFiles
 from services.runtime.metrics import CallMetrics
 from services.runtime.settings import Settings
+from services.runtime.zookeeper_paths import SERVER_NAME
 from tests.fakes.clock import ManualClock
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
@@ -129,6 +132,13 @@ def secrets_of(spec: Object) -> dict[str, set[str]]:
     return named
 
 
+def certificate_of(spec: Object) -> dict[str, str]:
+    """What a pod asks cert-manager's driver for."""
+    (volume,) = (each["csi"] for each in spec["volumes"] if "csi" in each)
+    assert volume["driver"] == "csi.cert-manager.io"
+    return {key.partition("/")[2]: value for key, value in volume["volumeAttributes"].items()}
+
+
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:
     """Whether a label selector holds for a pod."""
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
@@ -208,7 +218,7 @@ class TestRights:
     def test_container_has_no_more_rights_than_needed(self, name: str) -> None:
         assert CONTAINERS[name]["securityContext"] == {
             "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": not name.startswith("StatefulSet/zookeeper"),
+            "readOnlyRootFilesystem": name != "StatefulSet/zookeeper/zookeeper",
             "capabilities": {"drop": ["ALL"]},
         }
 
@@ -270,7 +280,7 @@ class TestSecrets:
     @every_service
     def test_service_sees_its_own_secrets_and_no_others(self, service: str) -> None:
         tokens = {f"{callee}.token" for callee in CALLEES.get(service, ()) if callee != ACQUIRER}
-        wanted = {f"{service}-secrets": {"verify.jwks", "revoked.json", "pgpass"} | tokens}
+        wanted = {f"{service}-secrets": {"verify.jwks", "revoked.json", "pgpass", "zookeeper-user"} | tokens}
         if ACQUIRER in CALLEES.get(service, ()):
             wanted["acquirer-credential"] = {"acquirer.token"}
         assert secrets_of(pod(service)) == wanted
@@ -282,6 +292,13 @@ class TestSecrets:
         owner = {f"{service}-owner-secrets": {"pgpass"}}
         administrator = {"roles-secrets": {"pgpass"}, "postgresql-administrator": {"pgpass"}}
         assert secrets_of(template["spec"]) == (administrator if job == "roles" else owner)
+
+    def test_users_of_zookeeper_are_seen_by_the_job_that_makes_their_directories(self) -> None:
+        """The servers have a digest of the superuser's password, and their authority is that of the pods."""
+        assert secrets_of(TEMPLATES["Job/tree"]["spec"]) == {"tree-secrets": {SUPERUSER, *INTERFACES}}
+        assert secrets_of(TEMPLATES["StatefulSet/zookeeper"]["spec"]) == {"zookeeper-secrets": {"superuser"}}
+        (authorities,) = found_under(TEMPLATES["Job/tree"]["spec"], "configMap")
+        assert authorities == {"name": "authorities", "items": [{"key": "ca.pem", "path": "ca.pem"}]}
 
     def test_secret_is_of_one_reader_and_the_operator_fills_it(self) -> None:
         readers = {
@@ -299,15 +316,22 @@ class TestSecrets:
         assert {f"{reader}-secrets" for reader in published} == made
 
     def test_operator_hands_out_every_key_that_a_pod_waits_for(self, tmp_path: Path) -> None:
-        given = CONTAINERS["Deployment/operator/distributor"]["args"][4:]
+        option, server, _, *given = CONTAINERS["Deployment/operator/distributor"]["args"][3:]
+        assert option == "--ensemble"
         counts = {service: int(count) for service, _, count in (each.partition("=") for each in given)}
         assert set(counts) == set(INTERFACES)
-        SecretDistributor(tmp_path, counts, ManualClock()).distribute()
+        SecretDistributor(tmp_path, counts, ManualClock(), ensemble=[server]).distribute()
         for template in TEMPLATES.values():
             for secret, keys in secrets_of(template["spec"]).items():
                 if secret not in MADE_BEFORE:
                     there = {path.name for path in (tmp_path / secret.removesuffix("-secrets")).iterdir()}
                     assert keys <= there, secret
+
+    def test_commands_in_the_operator_are_the_superuser_of_zookeeper(self) -> None:
+        """By name: the authority of its servers is not the operator's own."""
+        told = environment(CONTAINERS["Deployment/operator/distributor"])
+        user = zookeeper_user_file(Path(told["COUNTINGHOUSE_DATA"]), SUPERUSER)
+        assert told["COUNTINGHOUSE_ZOOKEEPER_USER_FILE"] == str(user)
 
     def test_readme_names_what_has_to_be_made_before(self) -> None:
         page = (FOLDER / "README.md").read_text()
@@ -318,9 +342,7 @@ class TestSecrets:
 
     @every_service
     def test_pod_has_a_certificate_of_its_own(self, service: str) -> None:
-        (volume,) = (each for each in pod(service)["volumes"] if "csi" in each)
-        asked = {key.partition("/")[2]: value for key, value in volume["csi"]["volumeAttributes"].items()}
-        assert volume["csi"]["driver"] == "csi.cert-manager.io"
+        asked = certificate_of(pod(service))
         assert asked["uri-sans"] == Identity(service, "${POD_NAME}").spiffe_id
         assert asked["dns-names"] == server_name(service)
         assert {"server auth", "client auth"} <= set(asked["key-usages"].split(","))
@@ -328,7 +350,7 @@ class TestSecrets:
 
 
 class TestAssemble:
-    """The script that writes identity.pem and pgpass, run on folders of the test."""
+    """The script that writes identity.pem, pgpass and ca.pem, run on folders of the test."""
 
     def assemble(self, root: Path) -> subprocess.CompletedProcess[str]:
         script = BASE["ConfigMap/assemble"]["data"]["assemble.sh"].replace("/run/", f"{root}/")
@@ -370,6 +392,15 @@ class TestAssemble:
         assert self.assemble(root).returncode == 0
         assert [path.name for path in (root / "identity").iterdir()] == ["pgpass"]
 
+    def test_zookeeper_has_no_passwords_and_a_copy_of_its_authorities(self, root: Path) -> None:
+        (root / "secrets/pgpass").unlink()
+        (root / "authorities").mkdir()
+        for authorities in ("old", "old and new"):
+            (root / "authorities/ca.pem").write_text(authorities)
+            assert self.assemble(root).returncode == 0
+            assert {path.name for path in (root / "identity").iterdir()} == {"identity.pem", "ca.pem"}
+            assert (root / "identity/ca.pem").read_text() == authorities
+
 
 class TestServices:
     """The Deployments, and what keeps them serving."""
@@ -390,6 +421,7 @@ class TestServices:
         }
         assert (settings.profile, settings.migrate) == ("production", False)
         assert str(settings.identity_file) == "/run/identity/identity.pem"
+        assert str(settings.zookeeper_user_file) == "/run/secrets/zookeeper-user"
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         files = [settings.identity_file, settings.ca_file, settings.verify_key_file, settings.revoked_file]
         assert {str(file.parent) for file in files if file} <= mounts
@@ -519,22 +551,83 @@ class TestNetwork:
         assert ports_open([rule for policy in policies for rule in policy.get("egress", ())]) == {53, 5432}
         assert not [rule for policy in policies for rule in policy.get("ingress", ())]
 
+    def test_job_of_the_directories_reaches_zookeeper_and_is_reached_by_none(self) -> None:
+        policies = policies_of(TEMPLATES["Job/tree"]["metadata"]["labels"])
+        assert ports_open([rule for policy in policies for rule in policy.get("egress", ())]) == {53, 2181}
+        assert not [rule for policy in policies for rule in policy.get("ingress", ())]
+
+
+SERVER = CONTAINERS["StatefulSet/zookeeper/zookeeper"]
+SETTINGS = dict(line.split("=", 1) for line in environment(SERVER)["ZOO_CFG_EXTRA"].split())
+
 
 class TestEnsemble:
-    """The optional ZooKeeper."""
+    """ZooKeeper's directories, and the optional servers."""
+
+    def test_directories_are_made_by_the_operator_as_in_compose(self) -> None:
+        compose = yaml.safe_load((FOLDER.parent / "docker-compose.yml").read_text())["services"]["tree"]
+        (container,) = TEMPLATES["Job/tree"]["spec"]["containers"]
+        program, option, _, folder = compose["command"].split()
+        assert container["args"] == [program, option, "$(ZOOKEEPER)", folder]
+        (variable,) = container["env"]
+        assert variable == {
+            "name": "ZOOKEEPER",
+            "valueFrom": {"configMapKeyRef": {"name": "addresses", "key": "zookeeper"}},
+        }
+        assert folder in {mount["mountPath"] for mount in container["volumeMounts"]}
 
     def test_every_server_knows_all_three(self) -> None:
         spec = ENSEMBLE["StatefulSet/zookeeper"]["spec"]
-        (container,) = spec["template"]["spec"]["containers"]
         assert spec["serviceName"] == ENSEMBLE["Service/zookeeper"]["metadata"]["name"] == "zookeeper"
-        servers = environment(container)["ZOO_SERVERS"].split()
+        servers = environment(SERVER)["ZOO_SERVERS"].split()
         assert servers == [
-            f"server.{number + 1}=zookeeper-{number}.zookeeper:2888:3888;2181" for number in range(spec["replicas"])
-        ]
-        assert "${HOSTNAME##*-} + 1" in container["args"][0]
+            f"server.{number + 1}=zookeeper-{number}.zookeeper:2888:3888" for number in range(spec["replicas"])
+        ], "a port after a semicolon would be in plain text"
         assert ENSEMBLE["PodDisruptionBudget/zookeeper"]["spec"]["maxUnavailable"] == 1
 
-    def test_services_and_the_operator_reach_it(self) -> None:
+    def test_server_starts_with_its_number_and_with_the_digest_of_the_superuser(self, tmp_path: Path) -> None:
+        SecretDistributor(tmp_path, {}, ManualClock(), ensemble=[ZOOKEEPER]).distribute()
+        script = SERVER["args"][0].replace("/run/secrets", str(tmp_path / ZOOKEEPER))
+        script = script.replace("/docker-entrypoint.sh zkServer.sh start-foreground", "env")
+        variables = {"PATH": os.environ["PATH"], "HOSTNAME": "zookeeper-2", "ZOO_CFG_EXTRA": "sslQuorum=true"}
+        done = subprocess.run(
+            [*SERVER["command"], script], env=variables, capture_output=True, text=True, check=True, timeout=30
+        )
+        seen = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        assert seen["ZOO_MY_ID"] == "3"
+        given = (tmp_path / ZOOKEEPER / "superuser").read_text()
+        assert given.startswith("DigestAuthenticationProvider.superDigest=super:")
+        assert seen["ZOO_CFG_EXTRA"] == f"sslQuorum=true {given}"
+
+    def test_clients_and_servers_connect_over_tls_only(self) -> None:
+        """What is in plain text is for the probes in the container."""
+        (client,) = (port["containerPort"] for port in SERVER["ports"] if port["name"] == "client")
+        assert SETTINGS["secureClientPort"] == str(client) == "2181"
+        assert (SETTINGS["clientPort"], SETTINGS["clientPortAddress"]) == ("2182", "127.0.0.1")
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert "/dev/tcp/127.0.0.1/2182 " in SERVER[probe]["exec"]["command"][2]
+        assert (SETTINGS["sslQuorum"], SETTINGS["ssl.quorum.clientAuth"]) == ("true", "need")
+
+    def test_tls_is_as_in_compose_but_for_files_and_names(self) -> None:
+        compose = yaml.safe_load((FOLDER.parent / "docker-compose.yml").read_text())["services"]["zoo1"]
+        there = dict(line.split("=", 1) for line in compose["environment"]["ZOO_CFG_EXTRA"].split())
+        assert {name for name in SETTINGS if SETTINGS[name] != there.get(name)} == {
+            *(f"ssl.{store}.location" for store in ("keyStore", "trustStore", "quorum.keyStore", "quorum.trustStore")),
+            *("quorumListenOnAllIPs", "ssl.quorum.hostnameVerification", "fips-mode"),
+        }
+        assert set(there) <= set(SETTINGS)
+
+    def test_server_is_known_by_the_names_in_its_certificate(self) -> None:
+        """By one to clients, and by its own to the other servers, which believe the services' authority too."""
+        asked = certificate_of(TEMPLATES["StatefulSet/zookeeper"]["spec"])
+        own = "${POD_NAME}.zookeeper"
+        assert asked["dns-names"].split(",") == [SERVER_NAME, own, f"{own}.${{POD_NAMESPACE}}.svc.cluster.local"]
+        assert asked["key-encoding"] == "PKCS8"
+        assert {"server auth", "client auth"} <= set(asked["key-usages"].split(","))
+        assert asked["fs-group"] == str(TEMPLATES["StatefulSet/zookeeper"]["spec"]["securityContext"]["fsGroup"])
+        assert (SETTINGS["ssl.quorum.hostnameVerification"], SETTINGS["fips-mode"]) == ("true", "false")
+
+    def test_services_the_operator_and_its_job_reach_it(self) -> None:
         rules = ENSEMBLE["NetworkPolicy/zookeeper"]["spec"]["ingress"]
         clients = {
             name
@@ -543,4 +636,4 @@ class TestEnsemble:
             for peer, name in itertools.product(rule["from"], TEMPLATES)
             if selects(peer["podSelector"], TEMPLATES[name]["metadata"]["labels"])
         }
-        assert clients == {"Deployment/operator", *(f"Deployment/{service}" for service in INTERFACES)}
+        assert clients == {"Deployment/operator", "Job/tree", *(f"Deployment/{service}" for service in INTERFACES)}
