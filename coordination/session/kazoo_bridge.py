@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from kazoo.client import KazooClient
-from kazoo.protocol.serialization import Auth
 from kazoo.protocol.states import KazooState
 
 from coordination.session.in_flight import CallbackQueue, PendingReply
@@ -30,15 +29,6 @@ from coordination.session.security import Security
 from coordination.session.watches import OnEvent
 
 log = logging.getLogger(__name__)
-
-
-def _without_password(record: logging.LogRecord) -> bool:
-    """Return whether kazoo may log a record; of the requests that it logs at DEBUG one has the user's password."""
-    return not (isinstance(record.args, tuple) and any(isinstance(argument, Auth) for argument in record.args))
-
-
-_kazoo_log = logging.getLogger("coordination.kazoo")
-_kazoo_log.addFilter(_without_password)
 
 FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 0.7  # kazoo adds up to 40 % jitter: about a second
@@ -128,7 +118,7 @@ class KazooBridge:
             timeout=self._timeout_s,
             handler=PollingHandler(self._security),
             auth_data=[("digest", self._security.user())] if self._security.user else None,
-            logger=_kazoo_log,
+            logger=logging.getLogger("coordination.kazoo"),
         )
         connection = AcknowledgedConnection(
             client,

@@ -39,12 +39,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo.exceptions import ConnectionDropped, SessionExpiredError
-from kazoo.protocol.serialization import Connect
+from kazoo.protocol.serialization import Auth, Connect
 from kazoo.retry import KazooRetry
 
 from coordination.session.pipeline import PipelinedConnection
 
 log = logging.getLogger(__name__)
+
+
+def _without_password(record: logging.LogRecord) -> bool:
+    """Return whether kazoo may log a record; of the requests that it logs at DEBUG one has the user's password."""
+    return not (isinstance(record.args, tuple) and any(isinstance(argument, Auth) for argument in record.args))
+
+
+log.addFilter(_without_password)  # kazoo's connection logs with it
 
 #: Part of the timeout not counted on: for clocks of unequal speed, and the step from checking to acting.
 MARGIN_FRACTION = 0.1
