@@ -190,7 +190,7 @@ class Connections:
         self._numbers = 0
         self._resources = AsyncExitStack()
         self._discovered: dict[str, grpc.aio.Channel] = {}
-        self._direct: dict[str, grpc.aio.Channel] = {}
+        self._direct: dict[tuple[str, str], grpc.aio.Channel] = {}
         self._orders: dict[str, str] = {}  # of tickets and payments
 
     async def __aenter__(self) -> Self:
@@ -238,10 +238,11 @@ class Connections:
             return self._discovered[service]
         name = at or f"{service}-1"
         address = self._address_of(name)
-        if address not in self._direct:
+        called = (address, name.rpartition("-")[0])  # an address may become that of another service
+        if called not in self._direct:
             dialer = self._dialer(outside=name.startswith(ACQUIRER))
-            self._direct[address] = dialer.open(address, name.rpartition("-")[0], _RECONNECT)
-        return self._direct[address]
+            self._direct[called] = dialer.open(*called, _RECONNECT)
+        return self._direct[called]
 
     def order_of(self, subject: str, order_id: str = "") -> str:
         """Return the order of a ticket or payment. The first answer stands: a repeated request is answered the same."""

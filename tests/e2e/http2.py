@@ -140,20 +140,23 @@ def _text(text: str) -> bytes:
 
 @asynccontextmanager
 async def pinging(
-    address: str, settings: Mapping[int, int] | None = None, *, ca_file: Path | None = None
+    address: str, settings: Mapping[int, int] | None = None, *, ca_file: Path | None = None, name: str = ""
 ) -> AsyncIterator[Pinger]:
     """An idle connection to `host:port`.
 
     Args:
         settings: Of the client; see RFC 9113, section 6.5.2.
         ca_file: Of the authority of the server's certificate; None: in plain text.
+        name: What the certificate must name; empty: the host.
     """
     host, _, port = address.rpartition(":")
     secured = None
     if ca_file is not None:
         secured = ssl.create_default_context(cafile=ca_file)
         secured.set_alpn_protocols(["h2"])
-    pinger = Pinger(*await asyncio.open_connection(host, int(port), ssl=secured), settings or {})
+    pinger = Pinger(
+        *await asyncio.open_connection(host, int(port), ssl=secured, server_hostname=name or None), settings or {}
+    )
     try:
         yield pinger
     finally:

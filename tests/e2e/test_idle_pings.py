@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 
 import grpc
 import pytest
@@ -19,6 +19,7 @@ from grpc_health.v1._async import HealthServicer
 
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
+from services.runtime.grpc.identity import server_name
 from services.runtime.grpc.tls import Dialer
 from tests.e2e.http2 import ENHANCE_YOUR_CALM, HungUp, Pinger, pinging
 
@@ -39,8 +40,10 @@ async def strict() -> AsyncIterator[str]:
     await server.stop(None)
 
 
-def ca_file(stack: Stack) -> Path:
-    return stack.data / "keys" / "ca.pem"
+def pinging_service(stack: Stack, service: str) -> AbstractAsyncContextManager[Pinger]:
+    """An idle connection to the first instance of a service."""
+    address, ca_file = stack.instance(f"{service}-1").address, stack.data / "keys" / "ca.pem"
+    return pinging(address, ca_file=ca_file, name=server_name(service))
 
 
 async def ping_again_and_again(pinger: Pinger, interval_s: float, times: int) -> None:
@@ -56,22 +59,22 @@ async def test_idle_connection_that_pings_is_kept(stack: Stack, strict: str, int
     """By every service: each ping is acknowledged, and there is no GOAWAY. The strict server says one."""
     async with asyncio.TaskGroup() as group:
         for service in INTERFACES:
-            group.create_task(_kept(stack, stack.instance(f"{service}-1").address, interval_s, times))
+            group.create_task(_kept(stack, service, interval_s, times))
     async with pinging(strict) as pinger:
         with pytest.raises(HungUp) as refused:
             await ping_again_and_again(pinger, min(interval_s, 0.2), times)
     assert (refused.value.code, refused.value.words) == (ENHANCE_YOUR_CALM, "too_many_pings")
 
 
-async def _kept(stack: Stack, address: str, interval_s: float, times: int) -> None:
-    async with pinging(address, ca_file=ca_file(stack)) as pinger:
+async def _kept(stack: Stack, service: str, interval_s: float, times: int) -> None:
+    async with pinging_service(stack, service) as pinger:
         await ping_again_and_again(pinger, interval_s, times)
 
 
 async def test_burst_of_pings_is_answered(stack: Stack, strict: str) -> None:
     """Hundreds in one piece, and the connection still is one."""
     for service in INTERFACES:
-        async with pinging(stack.instance(f"{service}-1").address, ca_file=ca_file(stack)) as pinger:
+        async with pinging_service(stack, service) as pinger:
             await burst(pinger)
     async with pinging(strict) as pinger:
         with pytest.raises(HungUp):
