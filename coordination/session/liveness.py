@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo.exceptions import ConnectionDropped, SessionExpiredError
+from kazoo.protocol.connection import AUTH_XID
 from kazoo.protocol.serialization import Auth, Connect
 from kazoo.retry import KazooRetry
 
@@ -202,7 +203,7 @@ class AcknowledgedConnection(PipelinedConnection):
             raise SessionExpiredError("hung up on")
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
-        if xid:
+        if xid and xid != AUTH_XID:  # ZooKeeper answers it without counting it as a sign of life
             self._sent_at.setdefault(xid, time.monotonic())
         super()._submit(request, timeout, xid)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ from services.runtime.zookeeper_paths import GENERATION_PATH, LOCKS_ROOT
 from services.runtime.zookeeper_security import READABLE, secured_for_operator
 
 _TIMEOUT_S = 20.0
+_PAUSE_S = 0.2
 _COUNTINGHOUSE: Final = GENERATION_PATH.rpartition("/")[0]
 #: ZooKeeper's own, where it lets every client set limits for others.
 _RESERVED: Final = ("/zookeeper", "/zookeeper/quota")
@@ -60,15 +61,15 @@ async def prepare(session: Session, users: Mapping[str, str]) -> None:
     directories = _directories({service: Id("digest", digest(user)) for service, user in users.items()})
     for path in directories:
         await session.ensure_path(path, timeout_s=deadline.remaining_s() or 0.0)
-    wanted = dict.fromkeys(() if session.chroot else ("/", *_RESERVED), READABLE) | directories
+    # From the top, and each level before the one below is looked at: what is added meanwhile is seen.
+    await _close(session, dict.fromkeys(("/",) if session.chroot else ("/", *_RESERVED), READABLE), deadline)
+    await _close(session, directories, deadline)
     for root in (DEFAULT_ROOT, _COUNTINGHOUSE):
-        async for path in _below(session, root, deadline):
-            if path not in wanted:
-                wanted[path] = _acl_of_node(path, directories)
-    paths = list(wanted)
-    found = await session.ask_all(list(map(requests.get_acl, paths)), deadline)
-    wrong = [path for path, reply in zip(paths, found, strict=True) if reply and set(reply[0]) != set(wanted[path])]
-    await session.ask_all([requests.set_acl(path, wanted[path]) for path in wrong], deadline)
+        level = [root]
+        while level:
+            found = await session.ask_all([requests.get_children(path) for path in level], deadline)
+            level = [f"{path}/{name}" for path, names in zip(level, found, strict=True) for name in names or ()]
+            await _close(session, {p: _acl_of_node(p, directories) for p in level if p not in directories}, deadline)
 
 
 async def prepare_as_superuser(
@@ -92,6 +93,7 @@ async def prepare_as_superuser(
             except Unavailable:
                 if deadline.expired():
                     raise
+                await asyncio.sleep(_PAUSE_S)
             else:
                 return
 
@@ -121,13 +123,11 @@ def _acl_of_node(path: str, directories: Mapping[str, Sequence[ACL]]) -> Sequenc
     return READABLE
 
 
-async def _below(session: Session, root: str, deadline: Deadline) -> AsyncIterator[str]:
-    level = [root]
-    while level:
-        found = await session.ask_all([requests.get_children(path) for path in level], deadline)
-        level = [f"{path}/{name}" for path, names in zip(level, found, strict=True) for name in names or ()]
-        for path in level:
-            yield path
+async def _close(session: Session, wanted: Mapping[str, Sequence[ACL]], deadline: Deadline) -> None:
+    """Set the lists that are not as wanted."""
+    found = await session.ask_all([requests.get_acl(path) for path in wanted], deadline)
+    wrong = [path for path, reply in zip(wanted, found, strict=True) if reply and set(reply[0]) != set(wanted[path])]
+    await session.ask_all([requests.set_acl(path, wanted[path]) for path in wrong], deadline)
 
 
 def main() -> None:

@@ -15,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
 from kazoo.security import ACL, Id, Permissions
 
 from coordination.session.security import Security
 from services.kernel.errors import CountinghouseError
 from services.runtime.file_stamp import file_stamp
 from services.runtime.zookeeper_paths import GENERATION_PATH, LOCKS_ROOT, SERVER_NAME
+
+log = structlog.get_logger()
 
 _EVERY_ONE: Final = Id("world", "anyone")
 READABLE: Final = (ACL(Permissions.READ, _EVERY_ONE),)
@@ -67,7 +70,11 @@ class _Contexts:
         """Return the context of the next connection. Called from kazoo's thread."""
         seen = file_stamp(self._file)
         if seen != self._seen:
-            self._context, self._seen = self._made(), seen
+            try:
+                self._context = self._made()
+            except CountinghouseError as error:
+                log.error("the changed authorities cannot be used; those from before hold", why=error.message)
+            self._seen = seen
         return self._context
 
     def _made(self) -> ssl.SSLContext:

@@ -52,7 +52,7 @@ _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 _DOCKER_TIMEOUT_S = 3.0
 _PROBE_TIMEOUT_S = 1.0
 _POLL_S, _GRACE_S = 0.03, 3.0
-_FOUR_LETTERS = "srvr,mntr,ruok,cons,wchs,dump"
+_FOUR_LETTERS = "srvr,mntr,ruok"
 
 _CONFIGURATION = """\
 tickTime={tick_ms}
@@ -105,6 +105,10 @@ _JAVA_FLAGS = (
     "-XX:-UsePerfData",
     "-Xshare:auto",
     "-Djava.net.preferIPv4Stack=true",
+    # Netty, which TLS needs: fewer threads and buffers than it would have for thousands of connections.
+    "-Dio.netty.eventLoopThreads=2",
+    "-Dio.netty.allocator.type=unpooled",
+    "-Dio.netty.noPreferDirect=true",
     "-Dzookeeper.admin.enableServer=false",
     "-Dzookeeper.jmx.log4j.disable=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
