@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ async def prepare(session: Session, users: Mapping[str, str]) -> None:
         Unavailable: ZooKeeper is away.
     """
     deadline = Deadline.after(_TIMEOUT_S)
-    directories = _directories({service: Id("digest", digest(user)) for service, user in users.items()})
+    directories = _directories(users)
     for path in directories:
         await session.ensure_path(path, timeout_s=deadline.remaining_s() or 0.0)
     # From the top, and each level before the one below is looked at: what is added meanwhile is seen.
@@ -82,10 +83,10 @@ async def prepare_as_superuser(
         user_file: Returns the file of a user, `name:password`.
         timeout_s: How long it may take, the wait until the ensemble answers included.
     """
-    security = secured_for_operator(ca_file, user_file(SUPERUSER))
+    users = {service: user_file(service).read_text().strip() for service in INTERFACES}
+    security = replace(secured_for_operator(ca_file, user_file(SUPERUSER)), acls=lists_at_creation(users))
     async with Session(address, name="operator", security=security) as session:
         deadline = Deadline.after(timeout_s)
-        users = {service: user_file(service).read_text().strip() for service in INTERFACES}
         while True:
             await session.wait_connected(deadline.remaining_s() or 0.0)
             try:
@@ -98,7 +99,17 @@ async def prepare_as_superuser(
                 return
 
 
-def _directories(ids: Mapping[str, Id]) -> dict[str, Sequence[ACL]]:
+def lists_at_creation(users: Mapping[str, str]) -> dict[str, Sequence[ACL]]:
+    """Return with which list each directory is to be created, the deepest first, as `Security.acls` takes them.
+
+    A service that starts meanwhile finds a directory with its rights, or none, and never one that is closed to it.
+    """
+    directories = _directories(users)
+    return {path: directories[path] for path in sorted(directories, key=len, reverse=True)}
+
+
+def _directories(users: Mapping[str, str]) -> dict[str, Sequence[ACL]]:
+    ids = {service: Id("digest", digest(user)) for service, user in users.items()}
     found: dict[str, Sequence[ACL]] = {DEFAULT_ROOT: READABLE}
     for service, interface in INTERFACES.items():
         found[f"{DEFAULT_ROOT}/{interface}"] = READABLE

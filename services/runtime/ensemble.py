@@ -17,6 +17,7 @@ Which function makes each move: `_look`.
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 from sqlalchemy import Column, Table
@@ -30,6 +31,8 @@ from services.runtime.zookeeper_paths import GENERATION_PATH
 
 _RETRY_S = 0.5
 _TIMEOUT_S = 5.0
+#: How long a service that starts waits for its rights in ZooKeeper.
+_RIGHTS_WITHIN_S = 5.0
 
 log = structlog.get_logger()
 
@@ -53,6 +56,7 @@ class Ensemble:
         self._fences = fences
         self._settled: tuple[int, int] | None = None  # session id, generation
         self._refusal: EnsembleRefused | None = None
+        self._forbidden_from_s: float | None = None
         self._looked = asyncio.Event()  # set once there is an outcome, renewed at each
 
     async def settle(self) -> None:
@@ -62,9 +66,13 @@ class Ensemble:
             EnsembleRefused: ENSEMBLE_BEHIND, with the command that repairs it; ENSEMBLE_FORBIDDEN.
         """
         while self._settled is None:
-            if self._refusal is not None:
+            if self._refusal is not None and not self._may_be_allowed_soon():
                 raise self._refusal
             await self._looked.wait()
+
+    def _may_be_allowed_soon(self) -> bool:
+        """Tell whether the operator, who gives the rights at its own start, may still be about to."""
+        return self._forbidden_from_s is not None and time.monotonic() - self._forbidden_from_s < _RIGHTS_WITHIN_S
 
     async def keep(self) -> None:
         """Find the generation out for every session; never ends by itself."""
@@ -127,13 +135,15 @@ class Ensemble:
             self._refuse("ENSEMBLE_BEHIND", f"{error}; if what it had is gone for good, run `{remedy}`")
             return _RETRY_S
         except Forbidden as error:
+            if self._forbidden_from_s is None:
+                self._forbidden_from_s = time.monotonic()
             self._refuse("ENSEMBLE_FORBIDDEN", str(error))
             return _RETRY_S
         except (CoordinationError, Unavailable, OutcomeUnknown):
             return _RETRY_S
         if self._refusal is not None:
             log.info("the ensemble is fit again", generation=found)
-        self._settled, self._refusal = (session_id, found), None
+        self._settled, self._refusal, self._forbidden_from_s = (session_id, found), None, None
         self._tell()
         return None
 

@@ -212,6 +212,26 @@ async def test_ensemble_that_forbids_its_generation_is_refused_until_it_is_allow
             await running.stop()
 
 
+async def test_service_that_starts_before_it_has_its_rights_waits_for_them(
+    server: ZooKeeper, database: Database
+) -> None:
+    """The operator starts at the same time, and gives them in a moment."""
+    async with connected(server) as session, administrating(server) as zookeeper:
+        await session.ensure_path("/countinghouse")
+        await asyncio.to_thread(
+            zookeeper.set_acls, "/countinghouse", [make_acl("world", "anyone", read=True, admin=True)]
+        )
+        running = Running(session, database)
+        try:
+            await running.until_refused("ENSEMBLE_FORBIDDEN")
+            starting = asyncio.create_task(running.ensemble.settle())
+            await asyncio.to_thread(zookeeper.set_acls, "/countinghouse", [make_acl("world", "anyone", all=True)])
+            await starting
+            running.ensemble.check()
+        finally:
+            await running.stop()
+
+
 async def test_lock_of_a_new_session_waits_until_the_generation_is_settled_for_that_session(
     server: ZooKeeper, running: Running
 ) -> None:
