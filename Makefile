@@ -16,7 +16,7 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-mends interop \
+  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
   check-alerts check-supply lock clean
 
 help:  ## Lists the targets
@@ -125,9 +125,9 @@ bench-growth: setup  ## Measures what growth costs: orders in the books, callers
 	@deploy/setup-postgresql.sh
 	@$(BIN)/python -m tests.bench.growth $(ARGS)
 
-mutate-mends: setup  ## Takes out each mend of ARCHITECTURE's table of faults, and lists the tests that do not notice (40 minutes)
+mutate-fixes: setup  ## Takes out each fix of ARCHITECTURE's table of faults, and lists the tests that do not notice (40 minutes)
 	@deploy/setup-postgresql.sh
-	@$(BIN)/python -m tests.mutation.mends $(ARGS)
+	@$(BIN)/python -m tests.mutation.fixes $(ARGS)
 
 interop: setup  ## Tests calls between our services and Dubbo in Java, Go, Python and JavaScript, both ways, through ZooKeeper
 	@$(BIN)/python -m tests.interop $(ARGS)

@@ -88,7 +88,7 @@ async def test_client_without_a_user_reads_where_services_are_and_no_more(stack:
 
 @pytest.mark.parametrize("user", ["order", "ledger"])
 async def test_service_registers_itself_and_no_other_and_touches_no_lock(stack: Stack, user: str) -> None:
-    """Nor does it write a rule, or change the generation, whoever has made it."""
+    """Nor does it write a rule, or change the generation, whichever client has made it."""
     async with session_of(stack, user) as session:
         own = f"{PROVIDERS[user]}/tri%3A%2F%2F127.0.0.1%3A1%2Fnone"
         await session.create(own, ephemeral=True)

@@ -1,7 +1,7 @@
-"""Takes each mend of ARCHITECTURE's table of faults out, and says which tests pass without it: `make mutate-mends`.
+"""Takes each fix of ARCHITECTURE's table of faults out, and says which tests pass without it: `make mutate-fixes`.
 
-    mends/<name>.patch      Fault: the row of the table     Test: a test that guards it (each on a line of its own)
-                            then a diff that takes the mend out of the code
+    fixes/<name>.patch      Fault: the row of the table     Test: a test that guards it (each on a line of its own)
+                            then a diff that takes the fix out of the code
 
 A test has noticed if at least one case of it fails by its own assertion. A case that cannot be set up does not count.
 Exit code 0: every test has noticed; 1: some have not; 2: a patch does not apply any more, or a test fails without it.
@@ -22,12 +22,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
-FOLDER = Path(__file__).parent / "mends"
+FOLDER = Path(__file__).parent / "fixes"
 _FAULT, _TEST = "Fault: ", "Test: "
 
 
 @dataclass(frozen=True)
-class Mend:
+class Fix:
     """One patch.
 
     Args:
@@ -53,13 +53,13 @@ class Case:
     outcome: str
 
 
-def mends() -> list[Mend]:
+def fixes() -> list[Fix]:
     """Return the patches, sorted by name.
 
     Raises:
         ValueError: One does not say what it is of.
     """
-    return [_mend(file) for file in sorted(FOLDER.glob("*.patch"))]
+    return [_fix(file) for file in sorted(FOLDER.glob("*.patch"))]
 
 
 def rows(document: str) -> list[str]:
@@ -79,7 +79,7 @@ def unnoticed(tests: Sequence[str], cases: Sequence[Case]) -> list[str]:
 def copied() -> Iterator[Path]:
     """Give a copy of this tree, in which code can be broken."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    with tempfile.TemporaryDirectory(prefix="mends-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fixes-") as folder:
         for name in filter(None, listed.decode().split("\0")):
             if (ROOT / name).is_file():
                 (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,38 +87,38 @@ def copied() -> Iterator[Path]:
         yield Path(folder)
 
 
-def applies(mend: Mend, tree: Path) -> bool:
+def applies(fix: Fix, tree: Path) -> bool:
     """Tell whether the patch fits the code."""
-    return _git_apply(tree, "--check", str(mend.file))
+    return _git_apply(tree, "--check", str(fix.file))
 
 
 def main() -> int:
     """The program; its exit code."""
-    chosen = _chosen(mends())
+    chosen = _chosen(fixes())
     with copied() as tree:
-        stale = [mend.name for mend in chosen if not applies(mend, tree)]
+        stale = [fix.name for fix in chosen if not applies(fix, tree)]
         if stale:
             _say(f"these patches do not fit the code any more; write them anew: {', '.join(stale)}")
             return 2
-        tests = sorted({test for mend in chosen for test in mend.tests}, key=_order_in_file)
+        tests = sorted({test for fix in chosen for test in fix.tests}, key=_order_in_file)
         _say(f"{len(tests)} tests as the code is …")
         failed = sorted({each.place for each in _run(tree, tests) if each.outcome in ("failure", "error")})
         if failed:
-            _say(f"these fail as the code is; mend them first: {', '.join(failed)}")
+            _say(f"these fail as the code is; fix them first: {', '.join(failed)}")
             return 2
-        passed = sum(not _tried(mend, tree) for mend in chosen)
-    _say(f"{len(chosen)} mends taken out, {len(chosen) - passed} noticed by every test of theirs, {passed} not")
+        passed = sum(not _tried(fix, tree) for fix in chosen)
+    _say(f"{len(chosen)} fixes taken out, {len(chosen) - passed} noticed by every test of theirs, {passed} not")
     return 1 if passed else 0
 
 
-def _tried(mend: Mend, tree: Path) -> bool:
-    """Run the tests of a mend without it; tell whether each has noticed."""
-    _git_apply(tree, str(mend.file))
-    missed = unnoticed(mend.tests, _run(tree, mend.tests))
-    _git_apply(tree, "-R", str(mend.file))
-    _say(f"{'SURVIVED' if missed else 'noticed '}  {mend.name}: {mend.fault}")
+def _tried(fix: Fix, tree: Path) -> bool:
+    """Run the tests of a fix without it; tell whether each has noticed."""
+    _git_apply(tree, str(fix.file))
+    missed = unnoticed(fix.tests, _run(tree, fix.tests))
+    _git_apply(tree, "-R", str(fix.file))
+    _say(f"{'SURVIVED' if missed else 'noticed '}  {fix.name}: {fix.fault}")
     for test in missed:
-        _say(f"          passes without the mend: {test}")
+        _say(f"          passes without the fix: {test}")
     return not missed
 
 
@@ -156,13 +156,13 @@ def _is_of(place: str, test: str) -> bool:
     return place == test or place.startswith((f"{test}.", f"{test}["))
 
 
-def _mend(file: Path) -> Mend:
+def _fix(file: Path) -> Fix:
     header = file.read_text().partition("\ndiff --git ")[0].splitlines()
     faults = [line.removeprefix(_FAULT) for line in header if line.startswith(_FAULT)]
     tests = [line.removeprefix(_TEST) for line in header if line.startswith(_TEST)]
     if len(faults) != 1 or not tests:
         raise ValueError(f"{file.name} begins with one line `{_FAULT}…` and lines `{_TEST}…`")
-    return Mend(file, faults[0], tuple(tests))
+    return Fix(file, faults[0], tuple(tests))
 
 
 def _git_apply(tree: Path, *arguments: str) -> bool:
@@ -171,13 +171,13 @@ def _git_apply(tree: Path, *arguments: str) -> bool:
     return done.returncode == 0
 
 
-def _chosen(known: list[Mend]) -> list[Mend]:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation.mends", description=__doc__)
+def _chosen(known: list[Fix]) -> list[Fix]:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation.fixes", description=__doc__)
     parser.add_argument("--only", action="append", help="only this patch, by its name; repeatable")
     wanted = parser.parse_args().only
-    if unknown := set(wanted or ()) - {mend.name for mend in known}:
+    if unknown := set(wanted or ()) - {fix.name for fix in known}:
         parser.error(f"no patch {', '.join(sorted(unknown))}")
-    return [mend for mend in known if not wanted or mend.name in wanted]
+    return [fix for fix in known if not wanted or fix.name in wanted]
 
 
 def _say(words: str) -> None:

@@ -1,10 +1,10 @@
-"""Each fault of ARCHITECTURE's table can be brought back. `make mutate-mends` does so, and runs the tests of it."""
+"""Each fault of ARCHITECTURE's table can be brought back. `make mutate-fixes` does so, and runs the tests of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.mutation.mends import ROOT, Case, applies, copied, mends, rows, unnoticed
+from tests.mutation.fixes import ROOT, Case, applies, copied, fixes, rows, unnoticed
 
 TEST = "tests/unit/payment/test_park.py::test_park"
 
@@ -12,24 +12,24 @@ TEST = "tests/unit/payment/test_park.py::test_park"
 def test_every_fault_of_the_table_has_a_patch() -> None:
     table = rows((ROOT / "ARCHITECTURE.md").read_text())
     assert len(table) > 100
-    assert {mend.fault for mend in mends()} == set(table)
+    assert {fix.fault for fix in fixes()} == set(table)
 
 
 def test_every_patch_takes_code_out_and_no_test() -> None:
-    for mend in mends():
-        changed = [line.split(" b/")[1] for line in mend.file.read_text().splitlines() if line.startswith("diff --git")]
-        assert changed, mend.name
-        assert not [file for file in changed if file.startswith("tests/")], mend.name
+    for fix in fixes():
+        changed = [line.split(" b/")[1] for line in fix.file.read_text().splitlines() if line.startswith("diff --git")]
+        assert changed, fix.name
+        assert not [file for file in changed if file.startswith("tests/")], fix.name
 
 
 def test_every_patch_fits_the_code() -> None:
-    """Whoever changes the code around a mend writes its patch anew."""
+    """Who changes the code around a fix writes its patch anew."""
     with copied() as tree:
-        assert [mend.name for mend in mends() if not applies(mend, tree)] == []
+        assert [fix.name for fix in fixes() if not applies(fix, tree)] == []
 
 
 def test_every_test_of_a_patch_is_there() -> None:
-    for test in {test for mend in mends() for test in mend.tests}:
+    for test in {test for fix in fixes() for test in fix.tests}:
         file, *names = test.split("::")
         assert (ROOT / file).is_file(), test
         assert not names or names[0].partition("[")[0] in (ROOT / file).read_text(), test
