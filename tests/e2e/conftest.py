@@ -28,6 +28,9 @@ from tests.postgresql import server
 #: Short, so that expiry and recovery can be waited for.
 SESSION_TIMEOUT_S = 1.5
 SETTINGS = {"lease_s": 1.5, "recovery_interval_s": 0.2, "drain_s": 2}
+#: For tests under load. Each of its clients is one caller, and on a slow machine more calls of it are under way than
+#: its budget allows; that limit is test_neighbours.py's.
+UNDER_LOAD = SETTINGS | {"caller_budget": 1 << 14}
 
 FreshStack = Callable[..., AbstractAsyncContextManager[Stack]]
 

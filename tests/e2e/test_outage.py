@@ -21,7 +21,7 @@ from services.kernel.errors import AlreadyExists, CountinghouseError, Unavailabl
 from services.testkit.harness import Harness
 from tests.e2e.checked import checked_books
 from tests.e2e.clients import Clients, clients_of
-from tests.e2e.conftest import SESSION_TIMEOUT_S, options
+from tests.e2e.conftest import SESSION_TIMEOUT_S, UNDER_LOAD, options
 from tests.e2e.counts import pages, samples
 from tests.e2e.load import Load, Outcome, told
 
@@ -49,7 +49,7 @@ async def harness(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_st
     """A stack with two instances of everything."""
     replicas = dict.fromkeys(INTERFACES, 2)
     data = tmp_path_factory.mktemp("outage") / "data"
-    async with Stack(options(data, replicas=replicas)) as stack, Harness(stack) as harness:
+    async with Stack(options(data, replicas=replicas, settings=UNDER_LOAD)) as stack, Harness(stack) as harness:
         yield harness
 
 

@@ -31,6 +31,7 @@ from services.kernel.errors import Unavailable
 from services.kernel.principal import Role
 from services.runtime.database.database import Database, DatabaseRefused
 from services.runtime.database.transaction import Transaction
+from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness, open_client
 from tests.certificates import CertificateIssuer
 from tests.contract.runtime.wire import wire_to
@@ -157,14 +158,16 @@ async def test_killed_server_comes_back_and_every_order_is_settled_once(harness:
     """In the middle of it all: what was not answered is asked again under the same key, and charged once."""
     orders = [await harness.new_order() for _ in range(ORDERS)]
     address = harness.stack.instance("postgresql").address
+    await harness.failpoints.arm(ONE, "submitted", DELAY, subject=orders[0], delay_s=2.0)
     settling = [
         asyncio.ensure_future(harness.cashier.settle(order_id, at=(ONE, TWO)[number % 2]))
         for number, order_id in enumerate(orders)
     ]
-    await asyncio.wait(settling, return_when=asyncio.FIRST_COMPLETED)
+    await harness.failpoints.wait_fired(ONE, "submitted", more_than=0)
     harness.stack.kill("postgresql")
     answers = await asyncio.gather(*settling)
     assert {answer.payment.state for answer in answers} == {payment_pb2.PAYMENT_STATE_SUCCEEDED}
+    await harness.stack.wait_server("postgresql")
     await harness.stack.wait_serving()
     assert harness.stack.instance("postgresql").address == address
     assert all(instance.state is InstanceState.SERVING for instance in harness.stack.instances)

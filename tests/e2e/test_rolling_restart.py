@@ -17,7 +17,7 @@ from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
 from tests.e2e.clients import Clients, clients_of
 from tests.e2e.command import command_line
-from tests.e2e.conftest import SETTINGS, FreshStack
+from tests.e2e.conftest import UNDER_LOAD, FreshStack
 from tests.e2e.endings import Endings
 from tests.e2e.load import Load, Work, told
 
@@ -100,7 +100,7 @@ async def test_rolling_restart_is_not_noticed(
     Order and ledger come back where they were, payment somewhere else.
     """
     load, endings = Load(), Endings()
-    replicas, settings = dict.fromkeys(INTERFACES, 2), SETTINGS | {"drain_s": _DRAIN_S}
+    replicas, settings = dict.fromkeys(INTERFACES, 2), UNDER_LOAD | {"drain_s": _DRAIN_S}
     async with (
         fresh_stack(endings.hear, replicas=replicas, settings=settings, ports=free_ports("order", "ledger")) as stack,
         Harness(stack) as harness,
