@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import stat
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +23,12 @@ from coordination.locks.generation import MAX_AHEAD
 from coordination.session import requests
 from coordination.session.security import Security
 from coordination.session.session import Session
-from services.cli import examining_certificates, output
+from services.cli import examining_identities, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
+from services.cli.finding import Finding
 from services.devstack import dialers, state
 from services.devstack.components import zookeeper
-from services.devstack.files import ca_file, databases_elsewhere, signing_key
+from services.devstack.files import databases_elsewhere, signing_key
 from services.devstack.generations import newest, read_file, read_url, seen_by_databases
 from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.stack import Stack, StackOptions
@@ -41,19 +42,6 @@ _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
 #: It has a database as well, and knows nothing of ZooKeeper's generation.
 _ACQUIRER = "acquirer"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look found.
-
-    Args:
-        detail: What is so; where it is not as it should be, also what to do.
-    """
-
-    name: str
-    ok: bool
-    detail: str
 
 
 def doctor(
@@ -78,6 +66,7 @@ def doctor(
     if new_generation:
         run(_advance(data, zookeeper, new_generation, findings))
     findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data)]
+    findings += examining_identities.of_environment(os.environ)
     run(_databases(data, findings))
     run(_generation(data, zookeeper, findings))
     if as_json:
@@ -144,12 +133,7 @@ def _data(data: Path) -> list[Finding]:
                 "signing key", False, f"others can read {key} (mode {mode:04o}): chmod 600, and remake it if they did"
             )
         )
-    authority = ca_file(data)
-    if authority.exists():
-        found = list(examining_certificates.faults(data, SystemClock()))
-        running = state.read(data)
-        words = "not used: the stack runs in plain text" if running and running.plaintext else f"of {authority}"
-        findings.append(Finding("certificates", not found, "; ".join(found) or words))
+    findings += examining_identities.of_data(data, SystemClock())
     return findings
 
 

@@ -92,12 +92,18 @@ def rotate(
     Example: countinghouse key rotate
     """
     keys = _authority(data, outside) if authority else _keys(data, outside)
+    before = {each.kid for each in keys.listed()}
     if now:
         keys.replace_now()
     else:
         keys.rotate()
-    _print(keys.listed(), as_json=as_json)
-    if authority and not as_json:
+    listed = keys.listed()
+    _print(listed, as_json=as_json)
+    if as_json:
+        return
+    if not now and before >= {each.kid for each in listed}:
+        print("nothing was made: the next one is on its way already")
+    if authority:
         print("programs elsewhere need what `countinghouse key ca` prints now, before the new authority signs")
 
 
@@ -138,14 +144,35 @@ def revoke(
         revocations.write(file, revoked, now_s)
     elif undo:
         raise typer.BadParameter("name a --caller, a --token or an --instance", param_hint="--undo")
+    _print_revoked(revoked, as_json=as_json)
+    if instance and not undo and not as_json:
+        _print_what_remains(data, instance)
+
+
+def _print_revoked(revoked: Revocations, *, as_json: bool) -> None:
+    instances = sorted(revoked.instances)
+    callers = sorted(revoked.callers - {f"{INSTANCE}:{name}" for name in instances})
     if as_json:
-        output.print_json({"callers": sorted(revoked.callers), "tokens": dict(revoked.tokens)})
+        output.print_json({"callers": callers, "instances": instances, "tokens": dict(revoked.tokens)})
         return
-    if instance and (running := state.read(data)) is not None and running.plaintext:
-        print("the stack runs in plain text, where processes show no certificates: this changes nothing now")
-    rows = [("caller", name, "") for name in sorted(revoked.callers)]
+    rows = [("caller", name, "") for name in callers]
+    rows += [("instance", name, "") for name in instances]
     rows += [("token", name, output.moment(expires_s * 1000)) for name, expires_s in revoked.tokens.items()]
-    output.print_table("revoked", ("what", "which", "expires"), rows)
+    if rows:
+        output.print_table("revoked", ("what", "which", "expires"), rows)
+    else:
+        print("nothing is revoked")
+
+
+def _print_what_remains(data: Path, instance: str) -> None:
+    """Say what a process that was just revoked still does."""
+    running = state.read(data)
+    if running is None:
+        return
+    if running.plaintext:
+        print("the stack runs in plain text, where processes show no certificates: this changes nothing now")
+    elif any(each.name == instance for each in running.instances):
+        print(f"{instance} still answers calls: `countinghouse registry offline {instance}` sends it none")
 
 
 def _check_instance(data: Path, instance: str) -> None:
@@ -199,7 +226,9 @@ def _authority(data: Path, outside: bool) -> Authority:
 def _present_ca_file(data: Path, outside: bool) -> Path:
     """Return the file of the authorities that are believed, which must be there."""
     if not signing_key(data, outside=outside).exists():
-        raise _no_key(data)
+        raise StackRefused(
+            "CA_FILE_MISSING", f"there is no authority in {data}; name the --data of a stack, where its keys are"
+        )
     file = ca_file(data, outside=outside)
     if not file.exists():
         raise StackRefused(
@@ -215,21 +244,20 @@ def _no_key(data: Path) -> SigningKeyMissing:
 
 
 def _print(listed: Sequence[ListedKey], *, as_json: bool) -> None:
-    shown = [asdict(each) for each in listed]
-    if as_json:
-        output.print_json({"keys": shown})
+    if as_json:  # a time that there is not is null
+        output.print_json({"keys": [{name: value or None for name, value in asdict(each).items()} for each in listed]})
         return
     output.print_table(
         "keys",
         ("key", "signs", "believed until"),
         [
             (
-                each["kid"],
-                f"from {output.moment(each['signs_from_s'] * 1000)}"
-                if each["signs_from_s"]
-                else ("no more" if each["believed_until_s"] else "now"),
-                output.moment(each["believed_until_s"] * 1000),
+                each.kid,
+                f"from {output.moment(each.signs_from_s * 1000)}"
+                if each.signs_from_s
+                else ("no more" if each.believed_until_s else "now"),
+                output.moment(each.believed_until_s * 1000),
             )
-            for each in shown
+            for each in listed
         ],
     )

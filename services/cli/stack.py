@@ -30,7 +30,8 @@ from services.cli.arguments import (
     run,
 )
 from services.cli.exit_codes import ExitCode
-from services.devstack import dialers, state
+from services.devstack import dialers, revocations, state
+from services.devstack.keys import revoked_file
 from services.devstack.stack import Stack, StackOptions
 from services.devstack.state import StackState
 from services.kernel.errors import InvalidArgument
@@ -295,14 +296,15 @@ async def _look(data: Path, found: StackState) -> tuple[dict[str, Any], str]:
         *(health(house, each.address, each.service, interface=each.interface) for each in alive), *acquirer
     )
     states = dict(zip((instance.name for instance in alive), answers, strict=False))
-    return _document(found, states), answers[-1] if acquirer else ""
+    revoked = revocations.read(revoked_file(data)).instances
+    return _document(found, states, revoked), answers[-1] if acquirer else ""
 
 
 def _ready_document(stack: Stack) -> dict[str, Any]:
     return _document(stack.describe(), {})
 
 
-def _document(found: StackState, states: dict[str, str]) -> dict[str, Any]:
+def _document(found: StackState, states: dict[str, str], revoked: frozenset[str] = frozenset()) -> dict[str, Any]:
     return {
         "zookeeper": found.zookeeper,
         "acquirer": found.acquirer,
@@ -313,6 +315,7 @@ def _document(found: StackState, states: dict[str, str]) -> dict[str, Any]:
                 "address": instance.address,
                 "pid": instance.pid,
                 "state": states.get(instance.name, str(instance.state)),
+                "revoked": instance.name in revoked,
             }
             for instance in found.instances
         ],
@@ -331,7 +334,10 @@ def _print_addresses(document: dict[str, Any], found: StackState | None, acquire
         ("name", "interface", "address", "pid", "state"),
         [
             *(
-                (part["name"], part["interface"], part["address"], str(part["pid"]), part["state"])
+                (
+                    *(part["name"], part["interface"], part["address"], str(part["pid"])),
+                    part["state"] + (", revoked" if part["revoked"] else ""),
+                )
                 for part in document["services"]
             ),
             *(

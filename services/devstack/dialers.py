@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from coordination.session.security import Security
     from services.runtime.grpc.tls import Dialer
 
-_CA_FILE, _OUTSIDE_CA_FILE = "COUNTINGHOUSE_CA_FILE", "COUNTINGHOUSE_ACQUIRER_CA_FILE"
+CA_FILE, OUTSIDE_CA_FILE = "COUNTINGHOUSE_CA_FILE", "COUNTINGHOUSE_ACQUIRER_CA_FILE"
 _PLAINTEXT, _ZOOKEEPER_PLAINTEXT = "COUNTINGHOUSE_PLAINTEXT", "COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT"
 _ZOOKEEPER_USER_FILE = "COUNTINGHOUSE_ZOOKEEPER_USER_FILE"
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -116,7 +116,7 @@ def _zookeeper_user(data: Path, environment: Mapping[str, str], believed: Path) 
 
 def believed_file(data: Path, environment: Mapping[str, str], *, outside: bool, elsewhere: bool) -> Path | None:
     """Return the file of the authorities by which a server is known; None: it is called in plain text."""
-    variable = _OUTSIDE_CA_FILE if outside else _CA_FILE
+    variable = OUTSIDE_CA_FILE if outside else CA_FILE
     given, plaintext = environment.get(variable, ""), environment.get(_PLAINTEXT, "").lower() in _TRUE
     if given and plaintext:
         raise StackRefused("PLAINTEXT_AMBIGUOUS", f"{variable} and {_PLAINTEXT} contradict each other; unset one")

@@ -10,6 +10,7 @@ from pathlib import Path
 from coordination.files import write_whole
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Principal
+from services.runtime.grpc.tokens import INSTANCE
 from services.runtime.grpc.trust import revoked_in
 
 
@@ -19,7 +20,8 @@ class Revocations:
 
     Args:
         tokens: By a token's id, when it expires anyhow, Unix seconds.
-        callers: As `role:name`; none of their tokens is taken, and none is signed for them.
+        callers: As `role:name`; none of their tokens is taken, and none is signed for them. A process whose certificate
+            is not taken is `instance:name`.
     """
 
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -28,6 +30,11 @@ class Revocations:
     def holds(self, principal: Principal) -> bool:
         """Return whether this caller is revoked."""
         return caller_of(principal) in self.callers
+
+    @property
+    def instances(self) -> frozenset[str]:
+        """The names of the processes whose certificates are not taken."""
+        return frozenset(name for kind, _, name in (each.partition(":") for each in self.callers) if kind == INSTANCE)
 
 
 def caller_of(principal: Principal) -> str:

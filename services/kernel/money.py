@@ -56,10 +56,9 @@ def check_currency_form(code: str, field: str = "currency_code") -> str:
 
 
 def _not_a_currency(code: str, field: str) -> InvalidArgument:
+    meant = code.upper() if code.upper() in DECIMALS else "a code like CNY"
     return InvalidArgument.of_field(
-        "CURRENCY_INVALID",
-        field,
-        f"{code[:_SHOWN_LENGTH]!r} is not a currency of ISO 4217; give a code like CNY",
+        "CURRENCY_INVALID", field, f"{code[:_SHOWN_LENGTH]!r} is not a currency of ISO 4217; give {meant}"
     )
 
 

@@ -31,7 +31,7 @@ from services.runtime.grpc.tls import INTERNAL_PORT, Dialer, TlsFiles
 from services.testkit.harness import ONE, TWO, Harness
 from tests.certificates import CertificateIssuer
 from tests.e2e.checked import checked_books, refusal
-from tests.e2e.command import command_line
+from tests.e2e.command import command_line, document
 from tests.e2e.conftest import FreshStack
 from tests.e2e.test_identities import stolen
 from tests.integration.echo import Cable
@@ -265,6 +265,8 @@ async def test_revoked_instance_calls_no_service_until_it_is_taken_back(fresh_st
     async with fresh_stack(replicas={"payment": 2}) as stack, Harness(stack) as harness:
         data, first = ["--data", str(stack.data)], await harness.new_order()
         assert (await command_line("revoke", "--instance", ONE, *data)).returncode == 0
+        shown = document(await command_line("status", "--json", *data))["services"]
+        assert [each["name"] for each in shown if each["revoked"]] == [ONE]
         code, error = await refusal(harness.cashier.settle_once(first, at=ONE, timeout_s=5.0))
         assert (code, error.reason) == ("UNAVAILABLE", "PEER_REFUSED_US")
         await harness.cashier.settle_ok(await harness.new_order(), at=TWO, timeout_s=10.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from typer.testing import CliRunner
 
 from services.cli.commands import app
 from services.cli.doctor import revisions
-from services.devstack import restore_marker
+from services.devstack import restore_marker, revocations
+from services.devstack.files import ca_file
 from services.devstack.generations import _FENCES
-from services.devstack.keys import Keys
+from services.devstack.keys import Keys, revoked_file
 from services.devstack.restore_marker import Restore
+from services.devstack.revocations import Revocations
 from services.devstack.state import Instance, InstanceState, StackLock, StackState
 from services.kernel.clock import SystemClock
 from tests.fakes.clock import ManualClock
@@ -97,21 +100,71 @@ def test_authority_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     assert "rotate --authority --now" in checks["certificates"]["detail"]
 
 
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[None]:
+    """A stack with this one process runs on the data directory."""
+    lock = StackLock(tmp_path)
+    lock.take()
+    order = Instance("order-1", "order", "", 0, "", InstanceState.SERVING)
+    StackState(1, True, "127.0.0.1:1", 0, (order,)).write(tmp_path)
+    yield
+    lock.give_up()
+
+
+def test_authority_that_is_missing_is_a_fault_of_a_running_stack(tmp_path: Path, running: None) -> None:
+    checks = examine(tmp_path)[1]
+    assert not checks["certificates"]["ok"]
+    assert "ca.pem is missing" in checks["certificates"]["detail"]
+
+
+def test_revoked_process_that_still_runs_is_named(tmp_path: Path, running: None) -> None:
+    (tmp_path / "keys").mkdir()
+    revocations.write(revoked_file(tmp_path), Revocations(callers=frozenset({"instance:order-1", "cashier:li"})), 0)
+    assert "order-1: calls no service" in examine(tmp_path)[1]["revoked"]["detail"]
+    revoked_file(tmp_path).write_text("rubbish")
+    assert not examine(tmp_path)[1]["revoked"]["ok"]
+    revocations.write(revoked_file(tmp_path), Revocations(callers=frozenset({"instance:order-2"})), 0)
+    assert "revoked" not in examine(tmp_path)[1]
+
+
+@pytest.mark.parametrize("variable", ["COUNTINGHOUSE_CA_FILE", "COUNTINGHOUSE_ACQUIRER_CA_FILE"])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "cannot be read"), (b"", "no certificates"), (b"rubbish", "no certificates")]
+)
+def test_file_of_authorities_that_cannot_be_used_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "elsewhere.pem"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv(variable, str(file))
+    code, checks = examine(tmp_path)
+    assert (code, checks[variable]["ok"]) == (1, False)
+    assert words in checks[variable]["detail"]
+    assert "countinghouse key ca" in checks[variable]["detail"]
+
+
+def test_file_of_authorities_that_can_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Keys(tmp_path, SystemClock()).certify("order", "order-1")
+    monkeypatch.setenv("COUNTINGHOUSE_CA_FILE", str(ca_file(tmp_path)))
+    assert examine(tmp_path)[1]["COUNTINGHOUSE_CA_FILE"] == {
+        "name": "COUNTINGHOUSE_CA_FILE",
+        "ok": True,
+        "detail": f"{ca_file(tmp_path)}, 1 authority",
+    }
+
+
 @pytest.mark.parametrize("damaged", [False, True])
-def test_certificate_that_is_not_renewed_is_a_fault_of_a_running_stack(tmp_path: Path, damaged: bool) -> None:
+def test_certificate_that_is_not_renewed_is_a_fault_of_a_running_stack(
+    tmp_path: Path, damaged: bool, request: pytest.FixtureRequest
+) -> None:
     """A stack that does not run makes new ones at its start."""
     file = Keys(tmp_path, ManualClock(1_000_000_000_000)).certify("order", "order-1")
     if damaged:
         file.write_text("rubbish")
     assert examine(tmp_path)[1]["certificates"]["ok"]
-    lock = StackLock(tmp_path)
-    lock.take()
-    order = Instance("order-1", "order", "", 0, "", InstanceState.SERVING)
-    StackState(1, True, "127.0.0.1:1", 0, (order,)).write(tmp_path)
-    try:
-        checks = examine(tmp_path)[1]
-    finally:
-        lock.give_up()
+    request.getfixturevalue("running")
+    checks = examine(tmp_path)[1]
     assert not checks["certificates"]["ok"]
     assert str(file) in checks["certificates"]["detail"]
 

@@ -50,6 +50,12 @@ def test_currency_outside_iso_4217_is_refused_and_its_money_stays_usable(code: s
     assert (Money(1, code) + Money(2, code)).minor_units == 3
 
 
+def test_code_in_lower_case_is_refused_with_the_one_that_was_meant() -> None:
+    """A code is not changed silently: it is part of what a request id stands for."""
+    with pytest.raises(InvalidArgument, match="'cny' is not a currency of ISO 4217; give CNY"):
+        check_currency("cny")
+
+
 def test_refusal_of_a_currency_repeats_little_of_it() -> None:
     """A refusal travels in a trailer, which has little room."""
     with pytest.raises(InvalidArgument) as refusal:
