@@ -41,7 +41,7 @@ async def build(runtime: Runtime) -> Components:
             (lambda: AcquirerServiceStub(outside.current())) if outside else None,
             token=TokenFile(settings.token_folder / "acquirer.token").token,
             timeout_s=settings.acquirer_timeout_s,
-            own_address=lambda: runtime.advertised.address,
+            notify_address=lambda: settings.notify_address or runtime.advertised.address,
         ),
         locks=CoordinatedLocks(
             locks, runtime.ensemble, runtime.clock, instance=settings.instance, wait_turn=guards.lock

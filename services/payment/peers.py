@@ -184,7 +184,7 @@ class AcquirerPeer:
         stub: Returns it for the next call; None: there is none, and cards are not taken.
         token: Gives this service's own token.
         timeout_s: How long it may take to answer.
-        own_address: Gives where this process listens, for the acquirer's notices.
+        notify_address: Gives where the acquirer sends its notices.
     """
 
     def __init__(
@@ -193,13 +193,13 @@ class AcquirerPeer:
         *,
         token: Callable[[], str],
         timeout_s: float,
-        own_address: Callable[[], str],
+        notify_address: Callable[[], str],
     ) -> None:
         self.present = stub is not None
         self._stub = stub
         self._token = token
         self._timeout_s = timeout_s
-        self._own_address = own_address
+        self._notify_address = notify_address
 
     async def charge(self, key: str, payment: Payment, amount: Money, deadline: CallDeadline) -> ChargeStatus:
         """Charge the payment's card under `key`, or find it charged.
@@ -212,7 +212,7 @@ class AcquirerPeer:
             card=payment.card,
             amount=translate.money_out(amount),
             reference=payment.payment_id,
-            notify_address=self._own_address(),
+            notify_address=self._notify_address(),
         )
         return await self._ask("Charge", request, deadline)
 

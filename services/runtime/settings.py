@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     recovery_interval_s: float = Field(default=0.5, gt=0)
     #: Where the acquirer is, as host:port or [IPv6]:port; empty: no cards are taken.
     acquirer_address: str = ""
+    #: Where the acquirer sends its notices to this instance, as host:port; empty: to the address in the registry.
+    notify_address: str = ""
     #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
     acquirer_timeout_s: float = Field(default=3.0, gt=0)
     #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 5 s,
@@ -172,7 +174,7 @@ class Settings(BaseSettings):
             raise ValueError(f"the scope in {host} means nothing to others; name an address without one")
         return host
 
-    @field_validator("acquirer_address")
+    @field_validator("acquirer_address", "notify_address")
     @classmethod
     def _with_port(cls, value: str) -> str:
         if not value.strip():

@@ -1,5 +1,5 @@
 """In what the stacks of the end-to-end tests keep their data: files, or one PostgreSQL that they share. And how it is
-spoilt there, for tests of who is to notice.
+damaged there, for tests of who is to notice.
 """
 
 from __future__ import annotations

@@ -35,9 +35,11 @@ from services.runtime.grpc.tls import Dialer
 from services.testkit.client import new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
+from services.testkit.waiting import wait_until
 from tests.e2e import test_readme
 from tests.e2e.checked import charges, checked_books
 from tests.e2e.command import command_line, document
+from tests.e2e.counts import pages, samples
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
@@ -65,6 +67,10 @@ class Deployment:
     def dialer(self, *, outside: bool = False) -> Dialer:
         """What connects to its services, or to its acquirer."""
         return dialers.of_stack(self.data, plaintext=False, outside=outside)
+
+    @property
+    def zookeeper(self) -> str:
+        return state.require(self.data).zookeeper
 
     def zookeeper_security(self) -> Security:
         """How an operator's session connects to its ensemble."""
@@ -228,6 +234,67 @@ async def test_container_reads_only_its_own_secrets(deployment: Deployment) -> N
     assert "Read-only file system" in seen
     assert re.search(r"^CapEff:\s+0+$", seen, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", seen, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "reached", "unreachable"),
+    [
+        ("acquirer", ["payment-1:50061", "postgres:5432"], ["zoo1:2181", "order-1:50051", "ledger-1:50171"]),
+        ("zoo1", ["zoo2:3888", "order-1:50051"], ["postgres:5432", "acquirer:50081"]),
+        ("ledger-1", ["zoo1:2181", "postgres:5432", "order-1:50151"], ["acquirer:50081"]),
+        ("order-prune", ["postgres:5432"], ["zoo1:2181", "payment-1:50161", "acquirer:50081"]),
+    ],
+)
+async def test_container_reaches_what_it_needs_and_nothing_else(
+    deployment: Deployment, name: str, reached: list[str], unreachable: list[str]
+) -> None:
+    """Neither by name nor by the address that the other has in a network of its own."""
+    assert set(ports_reached_by(deployment, name, [*reached, *unreachable])) == set(reached)
+    others = [
+        f"{address}:{port}"
+        for other, port in (each.split(":") for each in unreachable)
+        for address in addresses_of(deployment, other)
+    ]
+    assert others
+    assert ports_reached_by(deployment, name, others) == []
+
+
+def addresses_of(deployment: Deployment, name: str) -> list[str]:
+    """What a container is called in each of its networks."""
+    container = compose(deployment.environment, "ps", "--quiet", name).strip()
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    done = subprocess.run(
+        ["docker", "inspect", "--format", form, container], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def ports_reached_by(deployment: Deployment, name: str, addresses: list[str]) -> list[str]:
+    """Those to which a container can connect."""
+    attempts = "; ".join(
+        f"timeout 2 bash -c '</dev/tcp/{host}/{port}' 2>/dev/null && echo {host}:{port}"
+        for host, port in (each.split(":") for each in addresses)
+    )
+    return compose(deployment.environment, "exec", "-T", name, "bash", "-c", f"{attempts}; true").split()
+
+
+async def test_acquirer_sends_its_notices_to_the_payment_service(deployment: Deployment, harness: Harness) -> None:
+    """In the network that they share; it knows no other address of ours."""
+    before = await notices(deployment)
+    order_id = await harness.new_order()
+    await harness.cashier.settle_ok(order_id, source=payment_pb2.SOURCE_CARD, card="tok-mei")
+
+    async def arrived() -> bool:
+        return await notices(deployment) > before
+
+    await wait_until(arrived, "no notice arrived", 10.0)
+
+
+async def notices(deployment: Deployment) -> float:
+    """How many the instances of the payment service have answered."""
+    found = await pages(cast(Any, deployment))
+    counted = [await samples(page) for name, page in found.items() if name.startswith("payment-")]
+    return sum(each["countinghouse_calls_total"].get(("NotifyAcquirer", "OK"), 0.0) for each in counted)
 
 
 async def test_database_superuser_connects_over_the_socket_only(deployment: Deployment) -> None:

@@ -1,4 +1,4 @@
-"""The deployment of deploy/ as a target: containers are killed, paused and cut off from their network.
+"""The deployment of deploy/ as a target: containers are killed, paused and cut off from their networks.
 
     the host ──▶ published ports ──▶ payment-1, payment-2, order-1, … acquirer ──▶ zoo1–3, postgres
 
@@ -105,7 +105,7 @@ class ComposeTarget:
         self.zookeeper = ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
         self._logs = options.data / "containers.log"
         self._data = Path()
-        self._addresses: dict[str, str] = {}
+        self._addresses: dict[str, dict[str, str]] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -215,23 +215,24 @@ class ComposeTarget:
         raise NotBroughtAbout(f"no proxy for {kind} {dict(attributes)} of {link}'s {stream}")
 
     async def cut(self, link: str) -> None:
-        """Disconnect the instance from the network, also if only its link to ZooKeeper is named."""
+        """Disconnect the instance from its networks, also if only its link to ZooKeeper is named."""
         instance = link.rpartition("/")[2]
-        networks = (await self._docker.inspect(instance))["NetworkSettings"]["Networks"]
-        self._addresses[instance] = networks[self._docker.network]["IPAddress"]
-        await self._docker.run("network", "disconnect", self._docker.network, self._docker.container(instance))
+        addresses = self._addresses.setdefault(instance, {})
+        for network, address in (await self._docker.networks(instance)).items():
+            addresses[network] = address
+            await self._docker.run("network", "disconnect", network, self._docker.container(instance))
 
     async def affected_connections(self, link: str) -> int:
         raise NotBroughtAbout(f"no proxy counts the connections of {link}")
 
     async def heal(self, link: str) -> None:
-        """See `Target`. The instance gets its own address again."""
+        """See `Target`. The instance gets its own addresses again."""
         instance = link.rpartition("/")[2]
-        if self._docker.network in (await self._docker.inspect(instance))["NetworkSettings"]["Networks"]:
-            return
-        container, service = self._docker.container(instance), service_name(instance)
-        address = ("--ip", self._addresses[instance], "--alias", service)
-        await self._docker.run("network", "connect", *address, self._docker.network, container)
+        container, connected = self._docker.container(instance), await self._docker.networks(instance)
+        for network, address in self._addresses.get(instance, {}).items():
+            if network not in connected:
+                place = ("--ip", address, "--alias", service_name(instance))
+                await self._docker.run("network", "connect", *place, network, container)
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         raise NotBroughtAbout(f"the clock of {instance} cannot be shifted by {by_s} s: containers share the host's")
@@ -260,7 +261,6 @@ class _Docker:
     def __init__(self, project: str, environment: Mapping[str, str]) -> None:
         self._project = project
         self._environment = environment
-        self.network = f"{project}_default"
 
     def container(self, name: str) -> str:
         """Return the name of an instance's or a server's container."""
@@ -274,6 +274,11 @@ class _Docker:
         """Return what docker says of a container."""
         (found,) = json.loads(await self.run("inspect", self.container(name)))
         return dict(found)
+
+    async def networks(self, name: str) -> dict[str, str]:
+        """Return the networks that a container is in, and its address in each."""
+        networks = (await self.inspect(name))["NetworkSettings"]["Networks"]
+        return {network: str(each["IPAddress"]) for network, each in networks.items()}
 
     async def compose(self, *arguments: str, timeout_s: float) -> str:
         """Run docker compose on the deployment; return what it printed.
@@ -341,7 +346,7 @@ def named(project: str, digits: int) -> dict[str, str]:
         "COMPOSE_PROJECT_NAME": project,
         "COMPOSE_FILE": os.pathsep.join(str(DEPLOY / name) for name in _FILES),
         "COUNTINGHOUSE_PORTS": str(digits),
-        "COUNTINGHOUSE_SUBNET": f"10.{digits}.0.0/24",
+        "COUNTINGHOUSE_SUBNETS": f"10.{digits}",
     }
 
 

@@ -49,7 +49,7 @@ class Running:
             lambda: AcquirerServiceStub(channel),
             token=lambda: self.service_token,
             timeout_s=timeout_s,
-            own_address=lambda: "",
+            notify_address=lambda: "",
         )
 
 
@@ -182,7 +182,7 @@ class TestRealAcquirer(AcquirerContract):
     ) -> None:
         """Without a token of the merchant's; for the merchant that is silence as well."""
         stranger = AcquirerPeer(
-            lambda: AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, own_address=lambda: ""
+            lambda: AcquirerServiceStub(channel), token=lambda: "nonsense", timeout_s=1, notify_address=lambda: ""
         )
         with pytest.raises(OutcomeUnknown) as unknown:
             await fresh(stranger).charge()
@@ -191,7 +191,7 @@ class TestRealAcquirer(AcquirerContract):
 
 async def test_missing_acquirer_leaves_the_outcome_unknown() -> None:
     """It says so, and stays silent about payments that were begun when there was one."""
-    nobody = AcquirerPeer(None, token=lambda: "", timeout_s=1, own_address=lambda: "")
+    nobody = AcquirerPeer(None, token=lambda: "", timeout_s=1, notify_address=lambda: "")
     assert not nobody.present
     with pytest.raises(OutcomeUnknown):
         await fresh(nobody).reverse()

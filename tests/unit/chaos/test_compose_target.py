@@ -23,13 +23,13 @@ STAND_IN = """#!/bin/sh
 cd "$(dirname "$0")"
 echo "$*" >> asked
 case "$1 $2" in
-  "network disconnect") touch away ;;
-  "network connect") rm away ;;
+  "network disconnect") sed -i "/$3/d" networks ;;
+  "network connect") printf '%s %s\\n' "$7" "$4" >> networks ;;
   exec*) echo again >> tries; [ "$(wc -l < tries)" -ge 3 ] || exit 2 ;;
   kill*) echo "Error response from daemon: no such container" >&2; exit 1 ;;
   pause*) echo again >> pauses; [ "$(wc -l < pauses)" -ge 2 ] || exit 1 ;;
   inspect*)
-    [ -e away ] && networks= || networks='"chaos_default": {"IPAddress": "10.190.0.9"}'
+    networks=$(sed 's/\\(.*\\) \\(.*\\)/"\\1": {"IPAddress": "\\2"}/' networks | paste -sd, -)
     [ "$(cat pauses 2>/dev/null | wc -l)" -ge 2 ] && paused=true || paused=false
     echo '[{"NetworkSettings": {"Networks": {'"$networks"'}}, "State": {"Paused": '"$paused"'}}]' ;;
 esac
@@ -42,6 +42,7 @@ def target(tmp_path: Path) -> ComposeTarget:
     program = tmp_path / "docker"
     program.write_text(STAND_IN)
     program.chmod(0o755)
+    (tmp_path / "networks").write_text("chaos_coordination 10.190.0.9\nchaos_data 10.190.1.7\n")
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     return ComposeTarget(ComposeOptions(tmp_path, PROJECT, environment), SystemClock())
 
@@ -59,14 +60,17 @@ def test_plan_of_a_minute_has_room_for_every_fault(target: ComposeTarget) -> Non
         assert {injection.fault for injection in plan} == {each.name for each in types}
 
 
-async def test_instance_that_was_cut_off_gets_its_own_address_again(target: ComposeTarget, tmp_path: Path) -> None:
-    """It is registered under it. To heal what is whole is harmless."""
-    await target.cut("zookeeper/payment-1")
-    await target.heal("zookeeper/payment-1")
-    await target.heal("zookeeper/payment-1")
+async def test_instance_that_was_cut_off_gets_its_own_addresses_again(target: ComposeTarget, tmp_path: Path) -> None:
+    """It is registered under one of them. To cut off or heal twice is harmless."""
+    for _ in range(2):
+        await target.cut("zookeeper/payment-1")
+    for _ in range(2):
+        await target.heal("zookeeper/payment-1")
     assert told(tmp_path, "network") == [
-        f"network disconnect chaos_default {PAYMENT}",
-        f"network connect --ip 10.190.0.9 --alias payment-1 chaos_default {PAYMENT}",
+        f"network disconnect chaos_coordination {PAYMENT}",
+        f"network disconnect chaos_data {PAYMENT}",
+        f"network connect --ip 10.190.0.9 --alias payment-1 chaos_coordination {PAYMENT}",
+        f"network connect --ip 10.190.1.7 --alias payment-1 chaos_data {PAYMENT}",
     ]
 
 

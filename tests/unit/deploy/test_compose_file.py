@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.chaos.targets.compose import PORTS, service_name
+from services.chaos.targets.compose import PORTS, named, service_name
 from services.devstack.state import ACQUIRER, INTERFACES
 from services.runtime.grpc.identity import server_name
 
@@ -66,15 +66,17 @@ def test_container_has_no_more_rights_than_needed(name: str) -> None:
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode"} & set(service)
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"} & set(service)
+    assert service.get("network_mode", "none") == "none"
     assert not [volume for volume in service.get("volumes", ()) if "docker.sock" in volume]
     assert service["read_only"] is (name not in ZOOKEEPERS)
 
 
 @every
 def test_container_has_limits(name: str) -> None:
-    """Of memory, processes and logs."""
+    """Of memory, processors, processes and logs."""
     service = SERVICES[name]
+    assert service["cpus"] == "${COUNTINGHOUSE_CPUS:-1}"
     assert re.fullmatch(r"\d+m", service["mem_limit"])
     assert service["pids_limit"] <= 256
     assert {"max-size", "max-file"} <= set(service["logging"]["options"])
@@ -97,6 +99,48 @@ def test_ports_are_open_to_this_machine_only(name: str) -> None:
 def test_no_port_is_given_twice() -> None:
     ports = [port.split(":")[2] for service in SERVICES.values() for port in service.get("ports", ())]
     assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES)
+
+
+@every
+def test_container_is_in_the_networks_that_it_needs_and_no_other(name: str) -> None:
+    wanted = {
+        ("operator", "payment"): ["coordination", "data", "bank"],
+        ("order", "ledger"): ["coordination", "data"],
+        (*ZOOKEEPERS, "tree"): ["coordination"],
+        (*MIGRATIONS[:-1], *PRUNES): ["data"],
+        ("postgres",): ["data", "bank-data"],
+        ("acquirer",): ["bank", "bank-data"],
+        ("acquirer-migrate",): ["bank-data"],
+        ("roles", "postgres-certificate"): None,
+    }
+    kind = service_of(name) if name in INSTANCES else name
+    (networks,) = [networks for members, networks in wanted.items() if kind in members]
+    assert SERVICES[name].get("networks") == networks
+    assert (SERVICES[name].get("network_mode") == "none") is (networks is None)
+
+
+def test_no_network_has_a_way_out_of_the_machine() -> None:
+    networks = parsed()["networks"]
+    assert set(networks) == {"coordination", "data", "bank", "bank-data"}
+    for network in networks.values():
+        assert network["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+
+
+def test_chaos_run_gives_each_network_addresses_of_its_own() -> None:
+    """A container that was cut off is given the same addresses again, which Docker allows there only."""
+    document = yaml.safe_load((FOLDER / "docker-compose.chaos.yml").read_text())
+    subnets = [network["ipam"]["config"][0]["subnet"] for network in document["networks"].values()]
+    assert set(document["networks"]) == set(parsed()["networks"])
+    assert len(set(subnets)) == len(subnets)
+    assert all(re.fullmatch(r"\$\{COUNTINGHOUSE_SUBNETS:-10\.218\}\.\d\.0/24", subnet) for subnet in subnets)
+    assert "COUNTINGHOUSE_SUBNETS" in named("project", 199)
+
+
+@pytest.mark.parametrize("name", ["payment-1", "payment-2"])
+def test_acquirer_notifies_an_instance_by_its_name_in_their_network(name: str) -> None:
+    """It does not reach the address in the registry, which is of another network."""
+    environment = SERVICES[name]["environment"]
+    assert environment["COUNTINGHOUSE_NOTIFY_ADDRESS"] == f"{name}:{environment['COUNTINGHOUSE_LISTEN_PORT']}"
 
 
 def test_chaos_run_knows_every_port() -> None:

@@ -83,7 +83,7 @@ class Peers:
 
 def acquirer(answer: Any) -> AcquirerPeer:
     stub: Any = Stub(answer)
-    return AcquirerPeer(lambda: stub, token=lambda: "t", timeout_s=1, own_address=lambda: "")
+    return AcquirerPeer(lambda: stub, token=lambda: "t", timeout_s=1, notify_address=lambda: "")
 
 
 def charge(**changes: Any) -> acquirer_pb2.Charge:

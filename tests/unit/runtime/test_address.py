@@ -91,8 +91,9 @@ def test_acquirer_address_may_be_ipv6(given: str, taken: str) -> None:
 @pytest.mark.parametrize("address", ["::1:5000", "[::1]", "h", "h:0", "h:70000", "[::1:5000"])
 def test_acquirer_address_without_port_or_brackets_is_refused(address: str) -> None:
     """Cards would be UNKNOWN otherwise, and nobody would know why."""
-    with pytest.raises(ValidationError, match="acquirer_address"):
-        Settings(acquirer_address=address)
+    for name in ("acquirer_address", "notify_address"):
+        with pytest.raises(ValidationError, match=name):
+            Settings(**{name: address})  # type: ignore[arg-type]
 
 
 class Listening:
