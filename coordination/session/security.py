@@ -5,7 +5,7 @@ TLS     its certificate must be of an authority that `context` believes, and nam
 user    a name and a password (ZooKeeper's scheme `digest`), sent after the handshake at every new connection
 acl     of every node that the session creates; `acls` has others for what is under certain paths
 
-Without TLS a password can be read on its way: `context` and `user` belong together.
+Without TLS a password can be read on its way, so a user needs a context.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Security:
         user: returns ``name:password`` for the next client; None: the session has no user.
         acl: of the nodes that it creates.
         acls: of those that it creates at these paths and below them, instead; paths are below the chroot.
+
+    Raises:
+        ValueError: a user without TLS.
     """
 
     context: Callable[[], ssl.SSLContext] | None = None
@@ -34,6 +37,10 @@ class Security:
     user: Callable[[], str] | None = None
     acl: Sequence[ACL] = tuple(OPEN_ACL_UNSAFE)
     acls: Mapping[str, Sequence[ACL]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.user is not None and self.context is None:
+            raise ValueError("without TLS the password of a user can be read on its way; give a context")
 
 
 #: As ZooKeeper is installed: in plain text, and every node is open to all.

@@ -9,21 +9,16 @@ operator alone.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import structlog
 from kazoo.security import ACL, Id, Permissions
 
 from coordination.session.security import Security
-from services.kernel.errors import CountinghouseError
-from services.runtime.file_stamp import file_stamp
+from services.runtime.authority_file import AuthorityFile
 from services.runtime.zookeeper_paths import GENERATION_PATH, LOCKS_ROOT, SERVER_NAME
-
-log = structlog.get_logger()
 
 _EVERY_ONE: Final = Id("world", "anyone")
 READABLE: Final = (ACL(Permissions.READ, _EVERY_ONE),)
@@ -42,10 +37,11 @@ def secured(ca_file: Path, user_file: Path | None) -> Security:
     Raises:
         CountinghouseError: TLS_FILE_MISSING, TLS_FILE_INVALID.
     """
-    contexts = _Contexts(ca_file)
+    authorities = AuthorityFile(ca_file)
+    authorities.context()
     if user_file is None:
-        return Security(contexts.current, SERVER_NAME)
-    return Security(contexts.current, SERVER_NAME, partial(_user_in, user_file), _OWNED, _ACLS)
+        return Security(authorities.context, SERVER_NAME)
+    return Security(authorities.context, SERVER_NAME, partial(_user_in, user_file), _OWNED, _ACLS)
 
 
 def secured_for_operator(ca_file: Path, user_file: Path | None) -> Security:
@@ -58,32 +54,3 @@ def secured_for_operator(ca_file: Path, user_file: Path | None) -> Security:
 
 def _user_in(file: Path) -> str:
     return file.read_text().strip()
-
-
-class _Contexts:
-    def __init__(self, ca_file: Path) -> None:
-        self._file = ca_file
-        self._seen = file_stamp(ca_file)
-        self._context = self._made()
-
-    def current(self) -> ssl.SSLContext:
-        """Return the context of the next connection. Called from kazoo's thread."""
-        seen = file_stamp(self._file)
-        if seen != self._seen:
-            try:
-                self._context = self._made()
-            except CountinghouseError as error:
-                log.error("the changed authorities cannot be used; those from before hold", why=error.message)
-            self._seen = seen
-        return self._context
-
-    def _made(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._file)
-        except FileNotFoundError as error:
-            raise CountinghouseError("TLS_FILE_MISSING", f"{self._file} cannot be read: {error.strerror}") from error
-        except ssl.SSLError as error:
-            words = f"{self._file} cannot be used: it is not made of certificates in PEM form"
-            raise CountinghouseError("TLS_FILE_INVALID", words) from error
-        except OSError as error:
-            raise CountinghouseError("TLS_FILE_INVALID", f"{self._file} cannot be used: {error.strerror}") from error

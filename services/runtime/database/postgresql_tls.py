@@ -11,23 +11,19 @@ again when it has changed, for the connections after that.
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from sqlalchemy import event
 
 from services.kernel.errors import CountinghouseError, Unavailable
-from services.runtime.file_stamp import file_stamp
+from services.runtime.authority_file import AuthorityFile
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
 _ROOT, _MODE = "sslrootcert", "sslmode"
 _VERIFIED: Final = "verify-full"
-
-log = structlog.get_logger()
 
 
 def parse_url(text: str) -> URL:
@@ -64,9 +60,7 @@ class ServerTls:
         if mode != _VERIFIED or (_MODE in url.query and not file):
             raise _refused()
         self.url = url.difference_update_query((_MODE, _ROOT))
-        self._file = Path(str(file)) if file else None
-        self._seen = (0, 0)
-        self._context: ssl.SSLContext | None = None
+        self._authorities = AuthorityFile(Path(str(file))) if file else None
 
     def connect_args(self) -> dict[str, Any]:
         """Return what the next connection is opened with besides the URL.
@@ -74,17 +68,12 @@ class ServerTls:
         Raises:
             Unavailable: TLS_FILE_MISSING, TLS_FILE_INVALID: FILE cannot be used, and never could.
         """
-        if self._file is None:
+        if self._authorities is None:
             return {}
-        seen = file_stamp(self._file)
-        if self._context is None or seen != self._seen:
-            try:
-                self._context, self._seen = _verifying(self._file), seen
-            except Unavailable as error:
-                if self._context is None:
-                    raise
-                log.error("the changed authorities cannot be used; those from before hold", why=error.message)
-        return {"ssl": self._context}
+        try:
+            return {"ssl": self._authorities.context()}
+        except CountinghouseError as error:
+            raise Unavailable(error.reason, error.message) from error
 
     def secure(self, engine: Engine) -> None:
         """Have every connection that an engine of SQLAlchemy opens use what `connect_args` then returns."""
@@ -104,12 +93,3 @@ def _refused() -> CountinghouseError:
     return CountinghouseError(
         "DATABASE_URL", f"a database URL has sslmode={_VERIFIED} and sslrootcert=FILE, or neither"
     )
-
-
-def _verifying(file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=file)
-    except FileNotFoundError as error:
-        raise Unavailable("TLS_FILE_MISSING", f"{file} cannot be read: {error.strerror}") from error
-    except (ssl.SSLError, OSError) as error:
-        raise Unavailable("TLS_FILE_INVALID", f"{file} cannot be used: {error}") from error
