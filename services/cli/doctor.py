@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import stat
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ from coordination.session.session import Session
 from services.cli import examining_identities, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
 from services.cli.finding import Finding
-from services.devstack import dialers, state
+from services.devstack import dialers, state, zookeeper_tree
 from services.devstack.components import zookeeper
 from services.devstack.files import databases_elsewhere, signing_key
 from services.devstack.generations import newest, read_file, read_url, seen_by_databases
@@ -34,6 +35,7 @@ from services.devstack.restore_marker import refuse_unfinished
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
+from services.kernel.printable import escape
 from services.runtime.database.sqlite import made_note
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
@@ -219,6 +221,8 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
             await session.wait_connected(_ZOOKEEPER_TIMEOUT_S)
             await session.ask(requests.sync(GENERATION_PATH), Deadline.after(_ZOOKEEPER_TIMEOUT_S))
             found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
+            if security.user is not None:
+                findings.append(_rights(await zookeeper_tree.open_nodes(session, _ZOOKEEPER_TIMEOUT_S)))
             for each in seen.values():
                 if each.generation:
                     generation.judge(found, session.last_zxid, each.generation, each.zxid, path=GENERATION_PATH)
@@ -228,6 +232,17 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
         findings.append(Finding("generation", False, f"ZooKeeper at {where} does not answer: {error}"))
     else:
         findings.append(Finding("generation", True, f"ZooKeeper {found or 'none'}, {said}"))
+
+
+def _rights(open_nodes: Sequence[str]) -> Finding:
+    if not open_nodes:
+        return Finding("zookeeper rights", True, "nothing can be changed without a user")
+    return Finding(
+        "zookeeper rights",
+        False,
+        f"open to clients without a user: {escape(open_nodes[0])}, and {len(open_nodes) - 1} others; closed at the "
+        "next start: `countinghouse down`, and `countinghouse up`; in a deployment by the job `tree`",
+    )
 
 
 async def _advance(data: Path, address: str, to: int, findings: list[Finding]) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -65,12 +65,37 @@ async def prepare(session: Session, users: Mapping[str, str]) -> None:
     # From the top, and each level before the one below is looked at: what is added meanwhile is seen.
     await _close(session, dict.fromkeys(("/",) if session.chroot else ("/", *_RESERVED), READABLE), deadline)
     await _close(session, directories, deadline)
-    for root in (DEFAULT_ROOT, _COUNTINGHOUSE):
-        level = [root]
-        while level:
-            found = await session.ask_all([requests.get_children(path) for path in level], deadline)
-            level = [f"{path}/{name}" for path, names in zip(level, found, strict=True) for name in names or ()]
-            await _close(session, {p: _acl_of_node(p, directories) for p in level if p not in directories}, deadline)
+    async for level in _levels(session, deadline):
+        await _close(session, {p: _acl_of_node(p, directories) for p in level if p not in directories}, deadline)
+
+
+async def open_nodes(session: Session, timeout_s: float) -> list[str]:
+    """Return the nodes that a client without a user may change, and the locks that it may read.
+
+    Args:
+        session: Of the superuser.
+
+    Raises:
+        Unavailable: ZooKeeper is away.
+    """
+    deadline = Deadline.after(timeout_s)
+    found: list[str] = []
+    async for level in _levels(session, deadline):
+        replies = await session.ask_all([requests.get_acl(path) for path in level], deadline)
+        for path, reply in zip(level, replies, strict=True):
+            allowed = () if f"{path}/".startswith(f"{LOCKS_ROOT}/") else READABLE
+            if reply and {acl for acl in reply[0] if acl.id.scheme == "world"} - {*allowed}:
+                found.append(path)
+    return found
+
+
+async def _levels(session: Session, deadline: Deadline) -> AsyncIterator[list[str]]:
+    """Return the paths of the house, those of one depth at a time: a level is read when the one above was handled."""
+    level = [DEFAULT_ROOT, _COUNTINGHOUSE]
+    while level:
+        yield level
+        found = await session.ask_all([requests.get_children(path) for path in level], deadline)
+        level = [f"{path}/{name}" for path, names in zip(level, found, strict=True) for name in names or ()]
 
 
 async def prepare_as_superuser(

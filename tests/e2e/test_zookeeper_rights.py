@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from kazoo.exceptions import NoNodeError
+from kazoo.security import OPEN_ACL_UNSAFE
 
+from coordination.deadline import Deadline
 from coordination.errors import Forbidden, Refused, Unavailable
-from coordination.session import Session
+from coordination.session import Session, requests
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.runtime.zookeeper_paths import GENERATION_PATH, LOCKS_ROOT
 from services.runtime.zookeeper_security import secured
 from services.testkit.harness import Harness
 from tests.e2e.checked import checked_books
+from tests.e2e.command import command_line
 from tests.e2e.conftest import FreshStack
 
 PROVIDERS = {service: f"/dubbo/{interface}/providers" for service, interface in INTERFACES.items()}
@@ -118,6 +123,24 @@ async def test_locks_are_the_payment_services_alone(fresh_stack: FreshStack) -> 
                 assert await is_refused(order.get_children(f"{LOCKS_ROOT}/{shard}"))
                 assert await is_refused(order.create(f"{LOCKS_ROOT}/{shard}/x"))
         await checked_books(harness)
+
+
+async def test_doctor_names_a_node_that_was_opened_meanwhile(stack: Stack) -> None:
+    path, doctor = PROVIDERS["order"], ("doctor", "--json", "--data", str(stack.data))
+    async with Session(stack.zookeeper, name="operator", security=stack.zookeeper_security()) as operator:
+        await operator.wait_connected(10.0)
+        before, _ = await operator.ask(requests.get_acl(path), Deadline.after(10.0))
+        await operator.ask(requests.set_acl(path, OPEN_ACL_UNSAFE), Deadline.after(10.0))
+        opened = await command_line(*doctor)
+        await operator.ask(requests.set_acl(path, before), Deadline.after(10.0))
+    assert (opened.returncode, found_of(opened)["ok"]) == (1, False)
+    assert f"open to clients without a user: {path}, and 0 others" in found_of(opened)["detail"]
+    assert found_of(await command_line(*doctor))["ok"]
+
+
+def found_of(examined: CompletedProcess[str]) -> dict[str, Any]:
+    (found,) = [check for check in json.loads(examined.stdout)["checks"] if check["name"] == "zookeeper rights"]
+    return dict(found)
 
 
 async def test_tree_that_was_open_is_closed_at_the_next_start(fresh_stack: FreshStack, tmp_path: Path) -> None:
