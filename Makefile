@@ -16,7 +16,7 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
+  gen up compose-up pin-images compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
   check-alerts check-supply lock clean
 
 help:  ## Lists the targets
@@ -104,6 +104,9 @@ up: setup  ## Starts the embedded stack and stays until Ctrl-C
 
 compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; waits until all is healthy
 	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
+
+pin-images:  ## Pulls the public images of the deployment, and names them by their digests in deploy/.env
+	@python3 -m deploy.pin_images
 
 compose-down:  ## Stops the deployment; keeps its books and keys unless ARGS=--volumes
 	docker compose -f deploy/docker-compose.yml down $(ARGS)

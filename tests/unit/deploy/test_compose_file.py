@@ -309,7 +309,8 @@ class TestImage:
 
     def test_image_is_bound_to_no_architecture(self, stages: list[str]) -> None:
         """The same file for amd64 and arm64."""
-        assert [stage.split()[1] for stage in stages] == ["python:3.13-slim"] * 2
+        assert [stage.split()[1] for stage in stages] == ["${PYTHON_IMAGE}"] * 2
+        assert "\nARG PYTHON_IMAGE=python:3.13-slim\n" in (FOLDER / "Dockerfile").read_text()
         assert not re.search(r"amd64|arm64|x86_64|aarch64|--platform", "".join(stages))
 
     def test_every_volume_of_secrets_has_its_folder(self, stages: list[str]) -> None:
