@@ -16,7 +16,7 @@ ALL := -m "not soak and not compose"
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up pin-images compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
+  gen up compose-up compose-upgrade pin-images compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
   check-alerts check-supply lock clean
 
 help:  ## Lists the targets
@@ -53,7 +53,7 @@ test-failpoints: setup  ## Kills a process at every failpoint of every operation
 	done
 
 test-compose: setup  ## Starts the deployment on Docker, and settles orders while containers are killed (4 minutes)
-	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/chaos/test_containers.py $(ARGS)
+	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/e2e/test_compose_upgrade.py tests/chaos/test_containers.py $(ARGS)
 
 chaos: setup  ## Injects every fault type while orders are settled, six seeds of a minute, and checks the books (10 minutes)
 	@deploy/setup-postgresql.sh
@@ -104,6 +104,9 @@ up: setup  ## Starts the embedded stack and stays until Ctrl-C
 
 compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; waits until all is healthy
 	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
+
+compose-upgrade:  ## Replaces the running deployment by the version that is here, one instance after the other, while calls go on
+	@deploy/upgrade.sh
 
 pin-images:  ## Pulls the public images of the deployment, and names them by their digests in deploy/.env
 	@python3 -m deploy.pin_images

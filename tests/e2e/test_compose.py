@@ -10,108 +10,40 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
-from coordination.session.security import Security
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos.targets.compose import free_digits, named
-from services.devstack import dialers, state
-from services.devstack.deployment import open_deployment
-from services.devstack.keys import mint
-from services.devstack.state import Instance
-from services.kernel.clock import SystemClock
-from services.kernel.principal import Principal, Role
-from services.runtime.grpc.tls import Dialer
 from services.testkit.client import new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
 from services.testkit.waiting import wait_until
 from tests.e2e import test_readme
 from tests.e2e.checked import charges, checked_books
-from tests.e2e.command import command_line, document
 from tests.e2e.counts import pages, samples
+from tests.e2e.deployment import HEALTHY_S, Deployment, compose, running, skip_without_docker
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
 PROJECT = f"countinghouse-test-{os.getpid()}"
-HEALTHY_S = 120.0
 VICTIM, OTHER = "payment-1", "payment-2"
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A running deployment, as tests use a stack."""
-
-    environment: dict[str, str]
-    data: Path
-    healthy_after_s: float
-    instances: tuple[Instance, ...] = ()
-
-    def instance(self, name: str) -> Instance:
-        (found,) = [each for each in state.require(self.data).instances if each.name == name]
-        return found
-
-    def token(self, name: str, role: Role, *, outside: bool = False) -> str:
-        return mint(self.data, Principal(name, role), 3600, SystemClock(), outside=outside)
-
-    def dialer(self, *, outside: bool = False) -> Dialer:
-        """What connects to its services, or to its acquirer."""
-        return dialers.of_stack(self.data, plaintext=False, outside=outside)
-
-    @property
-    def zookeeper(self) -> str:
-        return state.require(self.data).zookeeper
-
-    def zookeeper_security(self) -> Security:
-        """How an operator's session connects to its ensemble."""
-        return dialers.zookeeper_of_stack(self.data, plaintext=False)
-
-    async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `countinghouse --stack compose …`."""
-        return await command_line("--stack", "compose", *arguments, COMPOSE_PROJECT_NAME=PROJECT)
-
-    async def json(self, *arguments: str) -> Any:
-        """The document a command prints."""
-        return document(await self.command(*arguments, "--json"))
-
-
-def compose(environment: dict[str, str], *arguments: str) -> str:
-    """Runs docker compose on the deployment; what it printed."""
-    done = subprocess.run(
-        ["docker", "compose", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     """The deployment, built, started from nothing and healthy."""
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no Docker daemon answers here")
+    skip_without_docker()
     environment = os.environ | named(PROJECT, free_digits())
     compose(environment, "build")
-    try:
-        began_s = time.monotonic()
-        compose(environment, "up", "--detach", "--wait", "--wait-timeout", str(int(HEALTHY_S * 3)))
-        took_s = time.monotonic() - began_s
-        request.config.get_terminal_writer().line(f"\nhealthy after {took_s:.0f} s")
-        with ExitStack() as resources:
-            opened = open_deployment(environment, resources)
-            yield Deployment(environment, Path(opened["COUNTINGHOUSE_DATA"]), took_s)
-    finally:
-        compose(environment, "down", "--volumes", "--remove-orphans", "--timeout", "5")
+    with running(environment) as started:
+        request.config.get_terminal_writer().line(f"\nhealthy after {started.healthy_after_s:.0f} s")
+        yield started
 
 
 @pytest_asyncio.fixture(loop_scope="session")
