@@ -6,7 +6,8 @@
 Invariants
 1. kazoo's threads call nothing of a session directly: state changes, events and replies reach it on the loop, in the
    order in which they came.
-2. A client that ended by itself (authentication failed, or the server is no ZooKeeper) is replaced by a new one.
+2. A client that ended by itself (authentication failed, or the server is no ZooKeeper) is replaced by a new one. Where
+   none can be made, it is tried again.
 3. Nothing of a client that was replaced, or of a bridge that was closed, changes the session's state.
 """
 
@@ -129,8 +130,8 @@ class KazooBridge:
         )
         client._connection = connection
         client.add_listener(partial(self._on_kazoo_state, client))
-        self.client, self.connection = client, connection
         client.start_async()
+        self.client, self.connection = client, connection
 
     def _on_kazoo_state(self, client: KazooClient, state: str) -> None:
         """Pass a state on to the loop. Runs on kazoo's I/O thread, where the session's id belongs to the state."""
@@ -151,9 +152,15 @@ class KazooBridge:
             self._loop.call_later(REBUILD_AFTER_S, self._rebuild, client)
 
     def _rebuild(self, client: KazooClient) -> None:
-        if client is self.client and not self._closed:
-            self._stop_in_background(client)
+        if client is not self.client or self._closed:
+            return
+        try:
             self._build()
+        except Exception as error:  # as when the user's file cannot be read for a moment
+            log.error("%s: no ZooKeeper client can be built (%s); trying again", self._name, error)
+            self._loop.call_later(REBUILD_AFTER_S, self._rebuild, client)
+        else:
+            self._stop_in_background(client)
 
     def _stop_in_background(self, client: KazooClient) -> asyncio.Future[None]:
         """Stop a client on a daemon thread: kazoo's stop() blocks, and an executor would hold up exit."""

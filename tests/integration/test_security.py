@@ -12,10 +12,10 @@ from kazoo.security import ACL, Id, Permissions
 
 from coordination.errors import Refused, Unavailable
 from coordination.locks import Holder, ResourceLocks
-from coordination.session import Session, SessionState
+from coordination.session import Session, SessionState, kazoo_bridge
 from coordination.session.security import Security
 from tests.certificates import CertificateIssuer
-from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, until
+from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, until
 
 NAME = "zookeeper.countinghouse"
 #: All for the user who creates a node, and nothing for others.
@@ -81,6 +81,30 @@ async def test_password_is_logged_at_no_level(
             await one.exists("/")
     assert "Sending request" in caplog.text, "of kazoo"
     assert "secret" not in caplog.text
+
+
+async def test_user_that_cannot_be_read_for_a_moment_is_read_again(
+    secured: ZooKeeper, context: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a client has ended, the one in its place asks for the user's password anew."""
+    monkeypatch.setattr(kazoo_bridge, "REBUILD_AFTER_S", 0.05)
+    asked = 0
+
+    def name_and_password() -> str:
+        nonlocal asked
+        asked += 1
+        if asked in (2, 3):
+            raise OSError(24, "Too many open files")
+        return "payment:secret"
+
+    async with session(secured, Security(context, NAME, name_and_password, CREATORS)) as one:
+        await one.wait_connected(10.0)
+        bridge = bridge_of(one)
+        ended = bridge.client
+        bridge._on_client_end(ended)
+        await until(lambda: bridge.client is not ended)
+        await one.wait_connected(10.0)
+        assert asked == 4
 
 
 async def test_silent_session_outlives_its_timeout(secured: ZooKeeper, context: Contexts) -> None:
