@@ -119,11 +119,9 @@ def test_container_is_in_the_networks_that_it_needs_and_no_other(name: str) -> N
     assert (SERVICES[name].get("network_mode") == "none") is (networks is None)
 
 
-def test_no_network_has_a_way_out_of_the_machine() -> None:
-    networks = parsed()["networks"]
-    assert set(networks) == {"coordination", "data", "bank", "bank-data"}
-    for network in networks.values():
-        assert network["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+def test_networks_answer_at_once_for_a_container_that_is_down() -> None:
+    """Docker asks outside for its name; where nothing outside answers, the choice of a leader takes 20 s and more."""
+    assert parsed()["networks"] == dict.fromkeys(("coordination", "data", "bank", "bank-data"))
 
 
 def test_chaos_run_gives_each_network_addresses_of_its_own() -> None:
