@@ -19,9 +19,9 @@ from services.devstack.generations import _FENCES
 from services.devstack.keys import Keys, revoked_file
 from services.devstack.restore_marker import Restore
 from services.devstack.revocations import Revocations
-from services.devstack.state import Instance, InstanceState, StackLock, StackState
 from services.kernel.clock import SystemClock
 from tests.fakes.clock import ManualClock
+from tests.unit.cli.stacks import described_as_running
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -102,13 +102,8 @@ def test_authority_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[None]:
-    """A stack with this one process runs on the data directory."""
-    lock = StackLock(tmp_path)
-    lock.take()
-    order = Instance("order-1", "order", "", 0, "", InstanceState.SERVING)
-    StackState(1, True, "127.0.0.1:1", 0, (order,)).write(tmp_path)
-    yield
-    lock.give_up()
+    with described_as_running(tmp_path, "order-1"):
+        yield
 
 
 def test_authority_that_is_missing_is_a_fault_of_a_running_stack(tmp_path: Path, running: None) -> None:

@@ -14,8 +14,8 @@ from services.devstack.authority import Authority
 from services.devstack.files import ca_file
 from services.devstack.keys import identity_file
 from services.devstack.signing_keys import SigningKeys
-from services.devstack.state import Instance, InstanceState, StackLock, StackState
 from services.kernel.clock import SystemClock
+from tests.unit.cli.stacks import described_as_running
 
 
 @pytest.fixture
@@ -33,13 +33,8 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(data: Path) -> Iterator[None]:
-    """A stack with this one process runs on the data directory."""
-    lock = StackLock(data)
-    lock.take()
-    payment = Instance("payment-1", "payment", "", 0, "", InstanceState.SERVING)
-    StackState(1, True, "127.0.0.1:1", 0, (payment,)).write(data)
-    yield
-    lock.give_up()
+    with described_as_running(data, "payment-1"):
+        yield
 
 
 def test_process_without_a_certificate_cannot_be_revoked(data: Path) -> None:
