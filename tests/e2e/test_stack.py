@@ -58,7 +58,7 @@ async def readiness_of(stack: Stack, instance: Instance) -> str:
     return await health(stack.dialer(), instance.address, instance.service, interface=instance.interface)
 
 
-async def until_ready(stack: Stack, instance: Instance, wanted: str, timeout_s: float = 15.0) -> None:
+async def until_ready(stack: Stack, instance: Instance, wanted: str, timeout_s: float = 60.0) -> None:
     """Waits until grpc.health says `wanted` of an instance's interface."""
     async with asyncio.timeout(timeout_s):
         while await readiness_of(stack, instance) != wanted:  # noqa: ASYNC110  another process
@@ -66,7 +66,7 @@ async def until_ready(stack: Stack, instance: Instance, wanted: str, timeout_s: 
 
 
 async def settled_once_available(
-    client: RecordingClient, order_id: str, timeout_s: float = 15.0
+    client: RecordingClient, order_id: str, timeout_s: float = 60.0
 ) -> payment_pb2.Payment:
     """Settles an order as soon as that is possible; until then the only answer allowed is UNAVAILABLE."""
     async with asyncio.timeout(timeout_s):
@@ -169,7 +169,7 @@ class TestKeptAlive:
     async def test_killed_zookeeper_comes_back_on_its_port(self, stack: Stack) -> None:
         address, pid = stack.zookeeper, stack.zookeeper_pid
         stack.kill("zookeeper")
-        await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 10)
+        await stack.wait_until(lambda: stack.zookeeper_pid not in (0, pid), 30)
         async with open_client(stack, "li", Role.CASHIER) as client:
             order_id = await client.new_order()
             payment = await settled_once_available(client, order_id)
