@@ -519,8 +519,8 @@ class TestDetached:
             assert await zookeeper.serves(found["zookeeper"], data / "keys" / "ca.pem")
             assert [part["name"] for part in found["services"]] == ["payment-1", "payment-2", "order-1", "ledger-1"]
             for part in found["services"]:
-                assert set(part) == {"name", "interface", "address", "pid", "state"}
-                assert part["state"] == "SERVING"
+                assert set(part) == {"name", "interface", "address", "pid", "state", "revoked"}
+                assert (part["state"], part["revoked"]) == ("SERVING", False)
                 assert psutil.pid_exists(part["pid"])
                 service, house = part["name"].rpartition("-")[0], dialers.of_stack(data, plaintext=False)
                 assert await health(house, part["address"], service) == "SERVING"
