@@ -129,18 +129,17 @@ class Executor:
         self._clock = clock
         self._guards = guards
 
-    async def execute(self, execution: Execution, payment: Payment, context: Context) -> Answer:
+    async def execute(
+        self, execution: Execution, payment: Payment, context: Context, lease: Lease | None = None
+    ) -> Answer:
         """Bring the payment of a request to its end, under the lock if it has an order.
 
-        A payment that this execution has just made is not read again under the lock. Should the process be paused
-        until another has carried it on, the next conditional update finds it changed.
+        Args:
+            lease: Under which this execution has just made the payment; None: another execution may know it.
         """
         if not payment.order_id:
             return await self._pay_directly(execution, payment, context)
-        async with self._locked(execution, payment, payment.clerk, context, read=not execution.fresh) as (
-            current,
-            held,
-        ):
+        async with self._locked(execution, payment, payment.clerk, context, lease) as (current, held):
             return await self._settle(execution, current, held)
 
     async def reverse(self, execution: Execution, payment: Payment, reversal: Reversal, context: Context) -> Answer:
@@ -155,19 +154,21 @@ class Executor:
 
     @asynccontextmanager
     async def _locked(
-        self, execution: Execution, payment: Payment, clerk: Principal, context: Context, *, read: bool = True
+        self, execution: Execution, payment: Payment, clerk: Principal, context: Context, lease: Lease | None = None
     ) -> AsyncIterator[tuple[Payment, Context]]:
         """Hold the lock of the payment's order, and read the payment again; one without an order needs no lock.
 
         This process may have been paused long enough for others to carry it on. What is read under the lock stays so,
-        or its fence is stale.
+        or its fence is stale. A payment that was made under a lease is not read in the first half of it: until then no
+        other execution has taken it over, and one that does so later gets a newer fence.
         """
         async with AsyncExitStack() as lock:
             if payment.order_id:
                 async with self._leases.giving_back(execution):
                     context = await lock.enter_async_context(self._saga.locked(payment, clerk, context))
                 await self._saga.hit("locked", payment, context)
-            yield await self._store.get(payment.payment_id) if read else payment, context
+            untouched = lease is not None and self._clock.now_ms() < (lease.now_ms + lease.until_ms) // 2
+            yield payment if untouched else await self._store.get(payment.payment_id), context
         await self._saga.hit("released", payment, context)
 
     # The own payment of a request

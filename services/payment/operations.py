@@ -246,13 +246,15 @@ class PaymentOperations:
     async def _accept(self, call: Call, draft: Payment, fingerprint: str, *, customer_id: str = "") -> Answer:
         if draft.order_id and (customer_id or call.principal.role is Role.CUSTOMER):
             await self._check_customer(call, draft, customer_id)
-        accepted = await self._store.accept(draft, fingerprint, self.leases.new())
+        lease = self.leases.new()
+        accepted = await self._store.accept(draft, fingerprint, lease)
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
         context = Context.for_caller(call, makes_payment=True)
         async with self.leases.running(accepted.execution):
             await self._saga.hit("accepted", accepted.payment, context)
-            return await self._executor.execute(accepted.execution, accepted.payment, context)
+            made_now = lease if accepted.execution.fresh else None
+            return await self._executor.execute(accepted.execution, accepted.payment, context, made_now)
 
     async def _check_customer(self, call: Call, draft: Payment, customer_id: str) -> None:
         """Refuse a customer who pays another customer's order, and a payment for another customer than the order's.

@@ -45,7 +45,7 @@ class FakeRequestTable:
         self.rows[key] = RequestRow(
             key, RequestState.IN_PROGRESS, fingerprint, 1, lease.until_ms, lease.now_ms + _TTL_MS, None
         )
-        return Execution(key, 1, first=True)
+        return Execution(key, 1, first=True, fresh=True)
 
     def consume(self, key: RequestKey, fingerprint: str, lease: Lease) -> Execution | StoredResponse:
         row = self.rows.get(key)

@@ -71,7 +71,9 @@ class RequestTableContract:
 
     async def test_request_is_begun_and_finished_once(self, moves: Any) -> None:
         """And answered with what was stored, byte for byte, for ever after."""
-        assert await moves.begin(KEY, "f", lease()) == Execution(KEY, 1, first=True)
+        begun = await moves.begin(KEY, "f", lease())
+        assert begun == Execution(KEY, 1, first=True)
+        assert begun.fresh, "no other execution has seen the request"
         assert await moves.finish(KEY, DONE, now_ms=NOW_MS)
         for now_ms in (NOW_MS, NOW_MS + 2 * REQUEST_TTL_MS):
             assert await moves.begin(KEY, "f", lease(now_ms)) == DONE

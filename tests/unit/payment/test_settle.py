@@ -592,6 +592,12 @@ class TestOvertaken:
         payment_in(await cluster.settle(cluster.instance(), "s2"))
         cluster.check()
 
+    async def test_payment_that_was_just_made_is_not_read_again(self, cluster: InMemoryCluster) -> None:
+        """It costs a round trip; a request that is repeated reads it."""
+        one = cluster.instance()
+        await cluster.settle(one)
+        assert one.process.calls["get"] == 0
+
     async def test_lost_lock_moves_no_money(self, cluster: InMemoryCluster) -> None:
         """ORDER_LOCK_LOST before the ledger is asked; the same id carries on at once."""
         one = cluster.instance()
