@@ -52,7 +52,7 @@ test-failpoints: setup  ## Kills a process at every failpoint of every operation
 	  COUNTINGHOUSE_TEST_DATABASE=$$database $(BIN)/pytest -n 3 -m "soak or not soak" tests/e2e/test_failpoints.py $(ARGS) || exit; \
 	done
 
-test-compose: setup  ## Starts the deployment on Docker, and settles orders while containers are killed (4 minutes)
+test-compose: setup  ## Starts the deployment on Docker, and settles orders while containers are killed or upgraded (6 minutes)
 	@$(BIN)/pytest -m compose tests/e2e/test_compose.py tests/e2e/test_compose_upgrade.py tests/chaos/test_containers.py $(ARGS)
 
 chaos: setup  ## Injects every fault type while orders are settled, six seeds of a minute, and checks the books (10 minutes)
