@@ -191,7 +191,7 @@ class TestRealAcquirer(AcquirerContract):
 
 async def test_missing_acquirer_leaves_the_outcome_unknown() -> None:
     """It says so, and stays silent about payments that were begun when there was one."""
-    nobody = AcquirerPeer(None, token=lambda: "", timeout_s=1, notify_address=lambda: "")
-    assert not nobody.present
+    absent = AcquirerPeer(None, token=lambda: "", timeout_s=1, notify_address=lambda: "")
+    assert not absent.present
     with pytest.raises(OutcomeUnknown):
-        await fresh(nobody).reverse()
+        await fresh(absent).reverse()
