@@ -18,7 +18,6 @@ from services.kernel.errors import CountinghouseError
 
 #: Less than this of a certificate's life is left only if nothing renews it.
 _LATE_S = 3600
-_REMEDY = "write to it what `countinghouse key ca` prints at the stack"
 
 
 def of_data(data: Path, clock: Clock) -> Iterator[Finding]:
@@ -53,9 +52,9 @@ def _of_named_file(variable: str, file: Path) -> Finding:
     try:
         known = x509.load_pem_x509_certificates(file.read_bytes())
     except OSError as error:
-        return Finding(variable, False, f"{file} cannot be read ({error.strerror}); {_REMEDY}")
+        return Finding(variable, False, f"{file} cannot be read ({error.strerror}); {dialers.CA_FILE_REMEDY}")
     except ValueError:
-        return Finding(variable, False, f"{file} has no certificates; {_REMEDY}")
+        return Finding(variable, False, f"{file} has no certificates; {dialers.CA_FILE_REMEDY}")
     return Finding(variable, True, f"{file}, {len(known)} {'authority' if len(known) == 1 else 'authorities'}")
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from services.runtime.grpc.tls import Dialer
 
 CA_FILE, OUTSIDE_CA_FILE = "COUNTINGHOUSE_CA_FILE", "COUNTINGHOUSE_ACQUIRER_CA_FILE"
+#: What to do with a file of authorities that cannot be used.
+CA_FILE_REMEDY = "write to it what `countinghouse key ca` prints at the stack"
 _PLAINTEXT, _ZOOKEEPER_PLAINTEXT = "COUNTINGHOUSE_PLAINTEXT", "COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT"
 _ZOOKEEPER_USER_FILE = "COUNTINGHOUSE_ZOOKEEPER_USER_FILE"
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -100,8 +102,7 @@ def _naming_the_remedy() -> Iterator[None]:
     try:
         yield
     except CountinghouseError as error:
-        remedy = "write to it what `countinghouse key ca` prints at the stack"
-        raise StackRefused(error.reason, f"{error.message}; {remedy}") from error
+        raise StackRefused(error.reason, f"{error.message}; {CA_FILE_REMEDY}") from error
 
 
 def _zookeeper_user(data: Path, environment: Mapping[str, str], believed: Path) -> Path | None:
