@@ -20,6 +20,8 @@ import grpc
 
 KEEPALIVE_MS = 1_000
 PING_TIMEOUT_MS = 1_000
+#: How long one attempt to connect may take, with the handshake of TLS and the first frame of HTTP/2. Dubbo's default.
+CONNECT_TIMEOUT_MS = 3_000
 #: The largest message a client takes, which is gRPC's own default, and sends.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
@@ -38,7 +40,9 @@ OPTIONS: Mapping[str, Any] = {
     # But a call that a closing connection provably left unseen is to be sent again (transparent retry).
     "grpc.enable_retries": 1,
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
+    # In spite of its name this is the timeout of an attempt, not a pause: MIN_CONNECT_TIMEOUT in gRPC's
+    # doc/connection-backoff.md.
+    "grpc.min_reconnect_backoff_ms": CONNECT_TIMEOUT_MS,
     "grpc.max_reconnect_backoff_ms": 1000,
     "grpc.keepalive_time_ms": KEEPALIVE_MS,
     "grpc.keepalive_timeout_ms": PING_TIMEOUT_MS,

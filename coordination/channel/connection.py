@@ -54,6 +54,7 @@ class EndpointConnection:
         self.credentials = credentials
         self.channel = open_channel(dialled, options, credentials=credentials)
         self._callables: dict[tuple[str, str], Any] = {}
+        self._late = False
 
     @property
     def key(self) -> str:
@@ -78,11 +79,15 @@ class EndpointConnection:
 
     def ready(self) -> bool:
         """Tell whether it is connected; if not, it begins to connect."""
-        return self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        ready = self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        self._late = self._late and not ready
+        return ready
 
     def down(self) -> bool:
-        """Tell whether the last attempt to connect failed; gRPC goes on trying by itself."""
-        return self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        """Tell whether the last attempt to connect failed or is late; gRPC goes on trying by itself."""
+        state = self.channel.get_state()
+        late = self._late and state is grpc.ChannelConnectivity.CONNECTING
+        return late or state is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     async def reachable(self, deadline: Deadline, *, patient: bool = False) -> bool:
         """Connect if need be; False if that fails or takes too long. Nothing of any call is sent.
@@ -96,6 +101,7 @@ class EndpointConnection:
                 while state in _ON_ITS_WAY or (patient and state is grpc.ChannelConnectivity.TRANSIENT_FAILURE):
                     await self.channel.wait_for_state_change(state)
                     state = self.channel.get_state(try_to_connect=True)
+        self._late = state is grpc.ChannelConnectivity.CONNECTING
         return state is grpc.ChannelConnectivity.READY
 
     async def healthy(self, deadline: Deadline, interface: str = "") -> bool:

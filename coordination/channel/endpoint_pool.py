@@ -6,7 +6,8 @@
                                        see `outlier_detection`                              tried; pick another
 
 Invariants
-1. An endpoint that cannot be reached fails no call as long as another can.
+1. An endpoint that cannot be reached fails no call as long as another can. One that is late to connect delays the
+   calls that were made until then, and none after.
 2. If no endpoint can be called the error is NeverSent and says so, within the deadline; nothing was done.
 3. An endpoint that is out comes back by a health check of the pool, not by a user's call.
 4. An endpoint that left the directory gets no new call. Its connection is kept REMOVED_ENDPOINT_TTL_S, and the calls
@@ -356,7 +357,7 @@ def _explanation(candidate: Candidate, picked: Explanation | None, outlier: Outl
     if outlier.out:
         left_s = max(0.0, outlier.until_s - time.monotonic())
         return Explanation(key, Standing.EJECTED, f"for another {left_s:.1f} s at least, because: {outlier.why}")
-    return Explanation(key, Standing.UNREACHABLE, "the last attempt to connect to it failed")
+    return Explanation(key, Standing.UNREACHABLE, "the last attempt to connect to it failed or is late")
 
 
 def _patience_s(deadline: Deadline) -> float:

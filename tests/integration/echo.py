@@ -124,14 +124,19 @@ class Cable:
     new ones are accepted, and nothing is relayed any more. And it can lose the connections that are open now: nothing
     is relayed on these, and they stay open.
 
+    Args:
+        port: where the server listens.
+        delay_s: how long what is sent is on its way, in each direction.
+
     Attributes:
         port: where the server listens.
         connections: how many were opened.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, delay_s: float = 0) -> None:
         self.port = port
         self.connections = 0
+        self._delay_s = delay_s
         self._lost = 0  # connections up to this number are lost
         self._writers: list[asyncio.StreamWriter] = []
         self._relaying = asyncio.Event()
@@ -175,6 +180,7 @@ class Cable:
                 await self._relaying.wait()
                 if number <= self._lost:
                     continue
+                await asyncio.sleep(self._delay_s)
                 writer.write(data)
                 await writer.drain()
         except OSError:

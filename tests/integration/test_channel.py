@@ -20,7 +20,7 @@ from coordination.channel.load_balancing import WeightedRandom
 from coordination.discovery import Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
-from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, dead_port, directory_of
+from tests.integration.echo import INTERFACE, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
 from tests.integration.fair_clock import fair_s
 from tests.integration.provider import provider_url, started
 from tests.integration.zookeeper import ZooKeeper, until
@@ -124,6 +124,18 @@ async def test_silent_endpoint_of_two_fails_no_call() -> None:
             for _ in range(4):
                 assert await Stub(channel).charge(b"hi", timeout=1.5) == b"hi"
             assert fair_s() - began < 3.0
+
+
+async def test_endpoint_that_is_late_to_connect_delays_no_further_call() -> None:
+    """One call waits for its slice; those after it go to the other endpoint at once, while gRPC still connects."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = server.getsockname()[1]
+        picker = InTurn()
+        async with Echo().serving() as port, channel_to(directory_of(silent, port), picker=picker) as channel:
+            picker.ports = (silent, port)
+            for _ in range(20):
+                assert await Stub(channel).charge(b"hi", timeout=60.0) == b"hi"
+            assert picker.picked[silent] == 1
 
 
 async def test_call_without_providers_is_unavailable_in_time() -> None:

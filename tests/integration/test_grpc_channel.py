@@ -55,6 +55,16 @@ async def test_call_shorter_than_the_pings_leaves_no_dead_connection_behind() ->
             assert echo.carried_out >= 2
 
 
+async def test_call_over_a_distant_network_is_answered() -> None:
+    """To connect takes two round trips, of 0.4 s each."""
+    echo = Echo()
+    async with echo.serving() as port:
+        cable = Cable(port, delay_s=0.2)
+        async with cable.laid() as relayed, open_channel(f"127.0.0.1:{relayed}") as channel:
+            assert await Stub(channel).put(b"hi", timeout=60.0) == b"hi"
+            assert cable.connections == 1
+
+
 async def test_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is meant for the web, and would see every payment."""
     for name in PROXIES:
