@@ -7,7 +7,8 @@
 The caller's attempt and the worker, which takes over a request whose lease has passed, go through the same steps.
 
 Rules
-1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
+1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again. If
+   another execution may carry it on, it is not given back, and its caller is told so.
    From the claim on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED,
    and its request stays refused even if an order of that id is made later.
 2. No answer is no refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller gets it with OK, and
@@ -80,18 +81,27 @@ class Leases:
             self._forget_execution(execution)
 
     @asynccontextmanager
-    async def giving_back(self, execution: Execution) -> AsyncIterator[None]:
-        """Give the request back after an error inside, because nothing was done then."""
+    async def giving_back(self, execution: Execution, context: Context) -> AsyncIterator[None]:
+        """Give the request back after an error inside, because nothing was done then; raises what `refused` returns."""
         try:
             yield
-        except CountinghouseError:
-            await self.give_back(execution)
-            raise
+        except CountinghouseError as refusal:
+            raise await self.refused(execution, refusal, context) from refusal
 
-    async def give_back(self, execution: Execution) -> None:
-        """Let the request run again, unless an earlier execution may have done something under it."""
-        if execution.first and self._forget_execution(execution):
-            await self._requests.give_back(execution, now_ms=self._clock.now_ms())
+    async def refused(self, execution: Execution, refusal: CountinghouseError, context: Context) -> CountinghouseError:
+        """Give a request back under which this execution has done nothing; return the error to raise.
+
+        That is `refusal`, if the request was given back. Else an earlier execution may have done something, or one that
+        has taken the request over may do it yet: then a caller gets `refusal` as an OutcomeUnknown.
+        """
+        if await self._give_back(execution) or context.call is None:
+            return refusal
+        return carried_on(refusal)
+
+    async def _give_back(self, execution: Execution) -> bool:
+        """Let the request run again; False: others may have done something under it, or have taken it over."""
+        ours = execution.first and self._forget_execution(execution)
+        return ours and await self._requests.give_back(execution, now_ms=self._clock.now_ms())
 
     async def release(self, execution: Execution) -> None:
         """End an execution whose payment has not ended: any other may carry on at once."""
@@ -164,7 +174,7 @@ class Executor:
         """
         async with AsyncExitStack() as lock:
             if payment.order_id:
-                async with self._leases.giving_back(execution):
+                async with self._leases.giving_back(execution, context):
                     context = await lock.enter_async_context(self._saga.locked(payment, clerk, context))
                 await self._saga.hit("locked", payment, context)
             untouched = lease is not None and self._clock.now_ms() < (lease.now_ms + lease.until_ms) // 2
@@ -184,18 +194,17 @@ class Executor:
                 return await self._pending(execution, payment)
             except NotFound as refusal:  # or it would stay CREATED until it expires
                 return await self._refuse(payment, refusal, context, release=False)
-            except CountinghouseError:  # refused or never sent: nothing was done
-                await self._leases.give_back(execution)
-                raise
+            except CountinghouseError as refusal:  # refused or never sent: nothing was done
+                raise await self._leases.refused(execution, refusal, context) from refusal
             await self._saga.hit("claimed", payment, context)
             if order.is_being_paid_by(payment) or not self._guards.state:
                 return await self._charge(execution, payment, order, context)
             if order.state is not OrderState.PAYING:
                 return await self._refuse(payment, await self._why_not(order), context, release=False)
-            async with self._leases.giving_back(execution):
+            async with self._leases.giving_back(execution, context):
                 await self._adopt(order, context)
-        await self._leases.give_back(execution)
-        raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
+        busy = Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
+        raise await self._leases.refused(execution, busy, context)
 
     async def _adopt(self, order: Order, context: Context) -> None:
         """Finish the payment that a dead or paused process left on this order, whose lock we hold."""
@@ -245,9 +254,8 @@ class Executor:
                 submitted = await self._saga.submit(payment, charge, context)
             except FailedPrecondition as refusal:
                 return await self._refuse(payment, refusal, context)
-            except Unavailable:
-                await self._leases.give_back(execution)
-                raise
+            except Unavailable as refusal:
+                raise await self._leases.refused(execution, refusal, context) from refusal
             payment = submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
         return await self._conclude(execution, payment, context)
 
@@ -262,7 +270,7 @@ class Executor:
     # A change of another request's payment
 
     async def _reverse(self, execution: Execution, payment: Payment, reversal: Reversal, context: Context) -> Answer:
-        async with self._leases.giving_back(execution):
+        async with self._leases.giving_back(execution, context):
             await self._saga.notify_order(payment, context)  # the order must be PAID before it can be reopened
             payment = await self._saga.begin_reversal(payment, reversal, context)
             undoing = payment.state is PaymentState.REVERSING
@@ -275,7 +283,7 @@ class Executor:
         return await self._conclude(execution, payment, context)
 
     async def _park(self, execution: Execution, payment: Payment, parking: Parking, context: Context) -> Answer:
-        async with self._leases.giving_back(execution):  # every step before PARKED can be repeated
+        async with self._leases.giving_back(execution, context):  # every step before PARKED can be repeated
             if payment.can_be_parked:
                 payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):
@@ -333,6 +341,16 @@ class Executor:
         """Tell the caller where the payment stands, whose outcome is not known yet; nothing is stored."""
         await self._leases.release(execution)
         return Answer(self._responses.payment(execution.key.method, payment))
+
+
+def carried_on(refusal: CountinghouseError) -> OutcomeUnknown:
+    """Return the refusal of a call whose request another execution may carry on."""
+    return OutcomeUnknown(
+        refusal.reason,
+        f"{refusal.message.removesuffix('.')}. Another execution of this request may carry it on.",
+        metadata=refusal.metadata,
+        retry_after_ms=refusal.retry_after_ms,
+    )
 
 
 def not_reversible(payment: Payment) -> FailedPrecondition:

@@ -129,9 +129,9 @@ class SqlRequestRecords(RequestRecords):
         """
         return await self._database.read(lambda tx: self._requests.answered(tx, key, fingerprint, now_ms=now_ms))
 
-    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
-        """Let the same request run again, since nothing was done under it."""
-        await self._database.run(
+    async def give_back(self, execution: Execution, *, now_ms: int) -> bool:
+        """Let the same request run again, since nothing was done under it; False: this execution has it no more."""
+        return await self._database.run(
             lambda tx: self._requests.give_back(tx, execution.key, execution.attempt, now_ms=now_ms)
         )
 

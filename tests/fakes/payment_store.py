@@ -367,8 +367,8 @@ class FakeRequestRecords(RequestRecords):
     async def answered(self, key: RequestKey, fingerprint: str, *, now_ms: int) -> StoredResponse | None:
         return self._table.answered(key, fingerprint, now_ms=now_ms)
 
-    async def give_back(self, execution: Execution, *, now_ms: int) -> None:
-        self._table.give_back(execution.key, execution.attempt, now_ms=now_ms)
+    async def give_back(self, execution: Execution, *, now_ms: int) -> bool:
+        return self._table.give_back(execution.key, execution.attempt, now_ms=now_ms)
 
     async def renew(self, held: Sequence[Execution], *, until_ms: int) -> None:
         self._table.renew(held, until_ms=until_ms)

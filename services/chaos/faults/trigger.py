@@ -157,7 +157,9 @@ class TriggerOrder:
         request = clerk.settle_request(self.order_id, f"{clerk.process}-{self.order_id}"[:64], card=self._card)
         while True:
             result = await clerk.call(request, at=instance, timeout_s=_SETTLE_TIMEOUT_S)
-            if result.answer.code not in ("ABORTED", "UNAVAILABLE") or result.answer.reason == "STALE_FENCE":
+            answer = result.answer
+            passing = answer.code in ("ABORTED", "UNAVAILABLE") or answer.reason == "ORDER_LOCKED"
+            if not passing or answer.reason == "STALE_FENCE":
                 return result
             await asyncio.sleep(_RETRY_S)
 

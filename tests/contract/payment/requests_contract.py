@@ -205,7 +205,7 @@ class RequestsContract:
         """As if for the first time, and with the same payment."""
         subject = await make()
         execution = execution_in(await subject.store.accept(draft(), "f", lease()))
-        await subject.requests.give_back(execution, now_ms=T0)
+        assert await subject.requests.give_back(execution, now_ms=T0)
         assert await subject.request(settle_key()) == (RequestState.ISSUED, 1)
         again = await subject.store.accept(draft("p2"), "f", lease())
         assert isinstance(again, Accepted)
@@ -218,11 +218,11 @@ class RequestsContract:
         execution = execution_in(await subject.store.accept(draft(), "f", lease()))
         later = execution_in(await subject.store.accept(draft(), "f", lease(T0 + 5_000)))
         assert later == Execution(settle_key(), 2, first=False)
-        await subject.requests.give_back(execution, now_ms=T0)
+        assert not await subject.requests.give_back(execution, now_ms=T0)
         assert await subject.request(settle_key()) == (RequestState.IN_PROGRESS, 2)
         await Made(subject).submit()
         await Made(subject).record()
-        await subject.requests.give_back(later, now_ms=T0)
+        assert not await subject.requests.give_back(later, now_ms=T0)
         assert (await subject.request(settle_key()))[0] is RequestState.DONE
 
     async def test_lease_keeps_others_out_until_it_has_passed(self, make: Make) -> None:

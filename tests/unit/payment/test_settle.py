@@ -360,11 +360,33 @@ class TestGivenBack:
         await half_settled(cluster, "claim")
         cluster.lapse()
         cluster.locks.away = AWAY
-        with pytest.raises(Unavailable):
+        with pytest.raises(OutcomeUnknown, match="may carry it on") as refusal:
             await cluster.settle(cluster.instance(), "dead")
+        assert refusal.value.reason == AWAY.reason
         assert cluster.state("dead") is RequestState.IN_PROGRESS
         cluster.locks.away = None
         payment_in(await cluster.settle(cluster.instance(), "dead"))
+        cluster.check()
+
+    async def test_settle_taken_over_while_it_waits_for_the_lock_is_not_refused(self, cluster: InMemoryCluster) -> None:
+        """The worker has its request and will settle the order: ORDER_LOCKED would say that nothing was done."""
+        one, worker = cluster.instance(), cluster.instance()
+
+        async def meanwhile() -> None:
+            cluster.lapse()
+            with pytest.raises(Aborted) as refusal:
+                await worker.operations.recovery.recover()
+            assert refusal.value.reason == "ORDER_LOCKED"
+
+        one.failpoints.at["accepted"] = meanwhile
+        async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
+            with pytest.raises(OutcomeUnknown, match="may carry it on") as refusal:
+                await cluster.settle(one)
+        assert refusal.value.reason == "ORDER_LOCKED"
+        assert refusal.value.metadata["holder"] == "wang"
+        await cluster.recovered(by=worker)
+        assert cluster.order().state is OrderState.PAID
+        assert (await cluster.settle(one)).response == cluster.stored("s1")
         cluster.check()
 
 

@@ -119,8 +119,9 @@ class PaymentServiceServicer:
 
     def Settle(self, request, context):
         """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
-        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-        NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. Any reason with
+        DEADLINE_EXCEEDED: this call was refused, and another execution of its request_id may carry it on. There is no such
+        order: NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

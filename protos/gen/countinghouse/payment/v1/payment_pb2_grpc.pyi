@@ -50,8 +50,9 @@ class PaymentServiceStub:
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]
     """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
-    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-    NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. Any reason with
+    DEADLINE_EXCEEDED: this call was refused, and another execution of its request_id may carry it on. There is no such
+    order: NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     SettleBatch: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SettleBatchRequest, _payment_pb2.SettleBatchResponse]
     """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
@@ -106,8 +107,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     Settle: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleRequest, _payment_pb2.SettleResponse]  # type: ignore[assignment]
     """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
-    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-    NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+    Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. Any reason with
+    DEADLINE_EXCEEDED: this call was refused, and another execution of its request_id may carry it on. There is no such
+    order: NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
     """
     SettleBatch: _aio.UnaryUnaryMultiCallable[_payment_pb2.SettleBatchRequest, _payment_pb2.SettleBatchResponse]  # type: ignore[assignment]
     """Settle for each request, at the same time, for a run over many orders: the steps of all are committed together. Each
@@ -177,8 +179,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SettleResponse, _abc.Awaitable[_payment_pb2.SettleResponse]]:
         """Method 2: settles an order under its lock. Already settled: ALREADY_EXISTS, ORDER_ALREADY_PAID, with the clerk and the time.
-        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. There is no such order:
-        NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
+        Being settled for longer than the caller's deadline: ABORTED, ORDER_LOCKED, with the holder. Any reason with
+        DEADLINE_EXCEEDED: this call was refused, and another execution of its request_id may carry it on. There is no such
+        order: NOT_FOUND, ORDER_NOT_FOUND; a clerk's request_id is answered so for ever, a customer's may be sent again.
         """
 
     @_abc_1.abstractmethod
