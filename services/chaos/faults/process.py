@@ -6,6 +6,7 @@ from typing import Final
 
 from services.chaos.faults.trigger import trigger_at
 from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
+from services.testkit.waiting import NotBroughtAbout
 
 TYPES: Final = FaultTypes("process")
 #: Where a process of each service is killed.
@@ -21,6 +22,9 @@ _PAYMENT_POINTS: Final = (
 #: Before these steps the payment has done nothing under its fence that a rival could overtake.
 _FREEZE_POINTS: Final = ("submitted", "charged")
 _CONTENTION: Final = ("alone", "contended")
+#: How often a holder is frozen until a rival has overtaken it; and by how much the numbers of the orders differ.
+_FREEZES_MOST: Final = 3
+_ORDERS_A_FREEZE: Final = 100
 
 
 @TYPES.define("kill", targets=instances(), duration_s=(1.0, 2.0))
@@ -77,13 +81,23 @@ async def _kill_at(context: InjectionContext, injection: FaultInjection) -> Obse
     exclusive=True,
 )
 async def _freeze_at(context: InjectionContext, injection: FaultInjection) -> Observations:
-    async with trigger_at(context, injection) as (order, victim):
-        if context.target.holds_at_failpoints:
-            await context.target.pause(victim)
-        yield {"order_id": order.order_id}
-        await order.overtaken()
-        await context.target.resume(victim)
-        await order.end()
+    """Freeze the holder until its rival has overtaken it.
+
+    It is frozen again with another order if no rival could. On SQLite a process that is frozen while another of its
+    calls writes keeps every other process from writing to that file.
+    """
+    for freeze in range(_FREEZES_MOST):
+        async with trigger_at(context, injection, first=freeze * _ORDERS_A_FREEZE) as (order, victim):
+            if context.target.holds_at_failpoints:
+                await context.target.pause(victim)
+            if freeze == 0:
+                yield {"order_id": order.order_id}
+            await order.overtaken()
+            await context.target.resume(victim)
+            await order.end()
+        if order.was_overtaken:
+            return
+    raise NotBroughtAbout(f"{injection.target} was frozen {_FREEZES_MOST} times, and never overtaken")
 
 
 for _service, _points in _KILL_POINTS.items():

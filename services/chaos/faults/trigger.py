@@ -35,11 +35,16 @@ _AMOUNT: Final = 777
 
 
 @asynccontextmanager
-async def trigger_at(context: InjectionContext, injection: FaultInjection) -> AsyncIterator[tuple[TriggerOrder, str]]:
+async def trigger_at(
+    context: InjectionContext, injection: FaultInjection, *, first: int = 0
+) -> AsyncIterator[tuple[TriggerOrder, str]]:
     """Settle trigger orders until a process stands at the failpoint; yield the order and the process's instance.
 
     A payment instance is called itself. Which instance it calls in turn is up to the load balancer: all that may be
     called are armed, and the others are disarmed once one stands at the failpoint.
+
+    Args:
+        first: Number of the first order, which is in its id.
 
     Raises:
         NotBroughtAbout: None does within INJECT_WITHIN_S.
@@ -56,7 +61,7 @@ async def trigger_at(context: InjectionContext, injection: FaultInjection) -> As
     try:
         async with AsyncExitStack() as orders:
             for number in count():
-                order = await TriggerOrder.create(context, injection, number)
+                order = await TriggerOrder.create(context, injection, first + number)
                 orders.push_async_callback(order.close)
                 await order.settle_at(candidates, head_start_s=number * _HEAD_START_S)
                 if await order.hit(any_stands):
@@ -131,6 +136,14 @@ class TriggerOrder:
                         break
                     await asyncio.sleep(POLL_S)
         return await condition()
+
+    @property
+    def was_overtaken(self) -> bool:
+        """Whether a call was refused, for another had taken the lock meanwhile."""
+        answered = (
+            call.result() for call in self._calls if call.done() and not call.cancelled() and not call.exception()
+        )
+        return any(result.answer.reason == "STALE_FENCE" for result in answered)
 
     async def overtaken(self) -> None:
         """Wait until the lock of the frozen holder has passed to the rival, and the rival has had time to settle."""

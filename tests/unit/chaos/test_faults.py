@@ -22,7 +22,7 @@ from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionCon
 from services.chaos.injector import Injector
 from services.chaos.report import run_page
 from services.chaos.targets.target import Target
-from services.checker.history import HistoryWriter, Phase, read_history
+from services.checker.history import Answer, HistoryWriter, Phase, read_history
 from services.kernel.clock import SystemClock
 from services.kernel.principal import Role
 from services.testkit.client import CallResult, Connections, RecordingClient
@@ -105,12 +105,47 @@ class SlowVictim:
     async def resume(self, instance: str) -> None:
         self.frozen = False
 
-    async def answer(self, process: str, request: Any) -> None:
-        if isinstance(request, payment_pb2.SettleRequest):
-            if process == "trigger-holder":
-                await asyncio.sleep(0.1)
-                self.frozen = request.order_id not in self.taken
-            self.taken.add(request.order_id)
+    async def answer(self, process: str, request: Any) -> Answer | None:
+        if not isinstance(request, payment_pb2.SettleRequest):
+            return None
+        if process == "trigger-holder":
+            await asyncio.sleep(0.1)
+            self.frozen = request.order_id not in self.taken
+        self.taken.add(request.order_id)
+        return Answer(code="ABORTED", reason="STALE_FENCE") if self.frozen else None
+
+
+@dataclass(slots=True)
+class Freezing:
+    """A target in which payment-1 freezes with each order, and is overtaken from a certain one on."""
+
+    overtaken_from: int
+    instances: tuple[str, ...] = ("payment-1", "payment-2")
+    holds_at_failpoints: bool = False
+    session_timeout_s: float = 0.0
+    frozen: asyncio.Event = field(default_factory=asyncio.Event)
+    resumed: asyncio.Event = field(default_factory=asyncio.Event)
+    orders: list[str] = field(default_factory=list)
+
+    def address(self, instance: str) -> str:
+        return instance
+
+    async def is_paused(self, instance: str) -> bool:
+        return self.frozen.is_set()
+
+    async def resume(self, instance: str) -> None:
+        self.frozen.clear()
+        self.resumed.set()
+
+    async def answer(self, process: str, request: Any) -> Answer | None:
+        if not isinstance(request, payment_pb2.SettleRequest) or process != "trigger-holder":
+            return None
+        self.orders.append(request.order_id)
+        self.resumed.clear()
+        self.frozen.set()
+        await self.resumed.wait()
+        overtaken = len(self.orders) >= self.overtaken_from
+        return Answer(code="ABORTED", reason="STALE_FENCE") if overtaken else Answer(code="DEADLINE_EXCEEDED")
 
 
 class Client(RecordingClient):
@@ -121,8 +156,8 @@ class Client(RecordingClient):
         self._target = target
 
     async def call(self, request: Message, *, at: str = "", timeout_s: float = 5.0) -> CallResult:
-        await self._target.answer(self.process, request)
-        return CallResult(0, 0, response=SimpleNamespace(pid=1))
+        answer = await self._target.answer(self.process, request) or Answer()
+        return CallResult(0, 0, answer=answer, response=SimpleNamespace(pid=1))
 
 
 def context_of(target: object) -> InjectionContext:
@@ -181,6 +216,23 @@ async def test_trigger_order_reaches_a_victim_slower_than_its_competitor(monkeyp
         assert target.frozen
         assert observed["order_id"] == "trigger-freeze-at-1000-1"
     assert not target.frozen
+
+
+async def test_holder_that_no_rival_overtakes_is_frozen_again() -> None:
+    """With another order; the fault is injected once."""
+    target = Freezing(overtaken_from=2)
+    async with injected(target, "freeze-at", "payment-1", point="charged", contention="contended") as observed:
+        assert observed["order_id"] == "trigger-freeze-at-1000-0"
+    assert target.orders == ["trigger-freeze-at-1000-0", "trigger-freeze-at-1000-100"]
+    assert not target.frozen.is_set()
+
+
+async def test_holder_that_is_never_overtaken_is_no_fault_that_was_injected() -> None:
+    target = Freezing(overtaken_from=99)
+    with pytest.raises(NotBroughtAbout, match="never overtaken"):
+        async with injected(target, "freeze-at", "payment-1", point="charged", contention="contended"):
+            pass
+    assert len(target.orders) == 3
 
 
 def test_readme_lists_every_fault_type() -> None:
