@@ -82,26 +82,24 @@ class Leases:
 
     @asynccontextmanager
     async def giving_back(self, execution: Execution, context: Context) -> AsyncIterator[None]:
-        """Give the request back after an error inside, because nothing was done then; raises what `refused` returns."""
+        """Give the request back after an error inside, because nothing was done then; raises as `give_back`."""
         try:
             yield
         except CountinghouseError as refusal:
-            raise await self.refused(execution, refusal, context) from refusal
+            await self.give_back(execution, refusal, context)
+            raise
 
-    async def refused(self, execution: Execution, refusal: CountinghouseError, context: Context) -> CountinghouseError:
-        """Give a request back under which this execution has done nothing; return the error to raise.
+    async def give_back(self, execution: Execution, refusal: CountinghouseError, context: Context) -> None:
+        """Let the request run again after a refusal, since this execution has done nothing.
 
-        That is `refusal`, if the request was given back. Else an earlier execution may have done something, or one that
-        has taken the request over may do it yet: then a caller gets `refusal` as an OutcomeUnknown.
+        Raises:
+            OutcomeUnknown: The refusal as a caller gets it if the request could not be given back: an earlier execution
+                may have done something, or one that has taken the request over may do it yet.
         """
-        if await self._give_back(execution) or context.call is None:
-            return refusal
-        return carried_on(refusal)
-
-    async def _give_back(self, execution: Execution) -> bool:
-        """Let the request run again; False: others may have done something under it, or have taken it over."""
         ours = execution.first and self._forget_execution(execution)
-        return ours and await self._requests.give_back(execution, now_ms=self._clock.now_ms())
+        given_back = ours and await self._requests.give_back(execution, now_ms=self._clock.now_ms())
+        if not given_back and context.call is not None:
+            raise carried_on(refusal) from refusal
 
     async def release(self, execution: Execution) -> None:
         """End an execution whose payment has not ended: any other may carry on at once."""
@@ -195,7 +193,8 @@ class Executor:
             except NotFound as refusal:  # or it would stay CREATED until it expires
                 return await self._refuse(payment, refusal, context, release=False)
             except CountinghouseError as refusal:  # refused or never sent: nothing was done
-                raise await self._leases.refused(execution, refusal, context) from refusal
+                await self._leases.give_back(execution, refusal, context)
+                raise
             await self._saga.hit("claimed", payment, context)
             if order.is_being_paid_by(payment) or not self._guards.state:
                 return await self._charge(execution, payment, order, context)
@@ -204,7 +203,8 @@ class Executor:
             async with self._leases.giving_back(execution, context):
                 await self._adopt(order, context)
         busy = Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
-        raise await self._leases.refused(execution, busy, context)
+        await self._leases.give_back(execution, busy, context)
+        raise busy
 
     async def _adopt(self, order: Order, context: Context) -> None:
         """Finish the payment that a dead or paused process left on this order, whose lock we hold."""
@@ -255,7 +255,8 @@ class Executor:
             except FailedPrecondition as refusal:
                 return await self._refuse(payment, refusal, context)
             except Unavailable as refusal:
-                raise await self._leases.refused(execution, refusal, context) from refusal
+                await self._leases.give_back(execution, refusal, context)
+                raise
             payment = submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
         return await self._conclude(execution, payment, context)
 

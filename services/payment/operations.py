@@ -222,6 +222,7 @@ class PaymentOperations:
             NotFound: ORDER_NOT_FOUND; a clerk's is stored like these, a customer's is not.
             Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
             Unavailable: Nothing was done.
+            OutcomeUnknown: One of these two, if another execution may carry the request on.
         """
         self._check_source(command.source, call.principal)
         key = RequestKey(call.principal, SETTLE, command.request_id)

@@ -299,6 +299,7 @@ class TestGivenBack:
             assert refusal.value.reason == "ORDER_LOCKED"
             assert refusal.value.metadata["holder"] == "wang"
             assert cluster.state("s1") is RequestState.ISSUED
+            assert refusal.value.__cause__ is not refusal.value
             assert one.process.calls["claim"] == 0
         payment_in(await cluster.settle(cluster.instance()))
         cluster.check()
