@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -47,6 +47,13 @@ __all__ = ["DiscoveredChannel", "maybe_sent_before", "never_sent", "sends"]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_BEST_FIRST = (
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.CONNECTING,
+    grpc.ChannelConnectivity.IDLE,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+)
+
 
 def _no_key(_method: str, _request: Any) -> str:
     return ""
@@ -58,6 +65,17 @@ def _registered_address(endpoint: Endpoint) -> str:
 
 def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Return when one of these has ended; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class DiscoveredChannel(grpc.aio.Channel):
@@ -181,40 +199,40 @@ class DiscoveredChannel(grpc.aio.Channel):
             return grpc.ChannelConnectivity.SHUTDOWN
         if try_to_connect:
             for endpoint in self._pool.directory.endpoints:
-                self._pool.connection_to(endpoint)
-        states = {connection.channel.get_state(try_to_connect) for connection in self._pool.connections.values()}
-        for state in (
-            grpc.ChannelConnectivity.READY,
-            grpc.ChannelConnectivity.CONNECTING,
-            grpc.ChannelConnectivity.IDLE,
-            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-        ):
-            if state in states:
-                return state
-        return grpc.ChannelConnectivity.IDLE
+                self._pool.connection_to(endpoint).channel.get_state(try_to_connect=True)
+        states = set(self._pool.states().values())
+        return next((state for state in _BEST_FIRST if state in states), grpc.ChannelConnectivity.IDLE)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Return once `get_state()` is another."""
-        while self.get_state() is last_observed_state:
-            news = asyncio.Event()
-            unsubscribe = self._pool.directory.subscribe(news.set)
-            waits: list[asyncio.Task[Any]] = [
-                asyncio.ensure_future(connection.channel.wait_for_state_change(connection.channel.get_state()))
-                for connection in self._pool.connections.values()
-            ]
-            waits.append(asyncio.ensure_future(news.wait()))
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                unsubscribe()
-                for wait in waits:
-                    wait.cancel()
-                await asyncio.gather(*waits, return_exceptions=True)
+        await self._wait_until(lambda: self.get_state() is not last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Return once some endpoint can be called."""
-        while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
-            await self.wait_for_state_change(state)
+        """Return once some endpoint can be called, also one that registers later."""
+        await self._wait_until(lambda: self.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY)
+
+    async def _wait_until(self, reached: Callable[[], bool]) -> None:
+        """Return once `reached()` is true; it is called again after every change of the pool.
+
+        gRPC connects in threads of its own: the states waited on are read before `reached` is called, so that a change
+        in between ends the wait.
+        """
+        changed = asyncio.Event()
+        self._pool.watchers.add(changed)
+        try:
+            while True:
+                changed.clear()
+                states = self._pool.states()
+                if reached():
+                    return
+                if self._pool.closed:
+                    raise grpc.aio.UsageError("the channel is closed")
+                await _first_of(
+                    changed.wait(),
+                    *(connection.channel.wait_for_state_change(state) for connection, state in states.items()),
+                )
+        finally:
+            self._pool.watchers.remove(changed)
 
     async def close(self, grace: float | None = None) -> None:
         """Take no new call; cancel those under way after `grace` seconds (None: at once). Idempotent."""

@@ -26,7 +26,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import grpc
 
@@ -66,6 +66,9 @@ class EndpointPool:
         credentials: for TLS; None for plain text.
         metrics: the collectors.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
+
+    Attributes:
+        watchers: are set when connections or endpoints come or go, and when the pool closes.
     """
 
     def __init__(
@@ -93,7 +96,16 @@ class EndpointPool:
         self._removed: dict[str, asyncio.Task[None]] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._replaced: dict[asyncio.Task[None], EndpointConnection] = {}
+        self.watchers: set[asyncio.Event] = set()
         self._unsubscribe = directory.subscribe(self._directory_changed)
+
+    def states(self) -> dict[EndpointConnection, grpc.ChannelConnectivity]:
+        """Return the state of every connection that may get a call, each read once."""
+        return {
+            connection: connection.channel.get_state()
+            for key, connection in self.connections.items()
+            if key not in self._removed
+        }
 
     def connection_to(self, endpoint: Endpoint) -> EndpointConnection:
         """Return the connection to an endpoint; a new one connects at its first call."""
@@ -106,6 +118,7 @@ class EndpointPool:
         if connection is None:
             connection = EndpointConnection(endpoint, dialled, self._options, credentials)
             self.connections[endpoint.key] = connection
+            _set_all(self.watchers)
         connection.endpoint = endpoint
         return connection
 
@@ -123,6 +136,7 @@ class EndpointPool:
         self.connections.clear()
         self._replaced.clear()
         self.metrics.remove_all()
+        _set_all(self.watchers)
         await asyncio.gather(
             *tasks, *(connection.channel.close(grace_s) for connection in connections), return_exceptions=True
         )
@@ -226,12 +240,9 @@ class EndpointPool:
 
     def _tiers(self, candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
         weighted = [candidate for candidate in candidates if candidate.weight > 0] or candidates
-        yield [candidate for candidate in self.outliers.inside(weighted) if not self._down(candidate.key)]
-        yield [candidate for candidate in weighted if not self._down(candidate.key)]
+        yield [candidate for candidate in self.outliers.inside(weighted) if not self.connections[candidate.key].down()]
+        yield [candidate for candidate in weighted if not self.connections[candidate.key].down()]
         yield weighted
-
-    def _down(self, key: str) -> bool:
-        return self.connections[key].down()
 
     # ---- what became of calls ------------------------------------------------------------------------
 
@@ -322,6 +333,7 @@ class EndpointPool:
             self._removed.pop(key).cancel()
         for key in self.connections.keys() - present - self._removed.keys():
             self._removed[key] = asyncio.get_running_loop().create_task(self._close_after_ttl(key))
+        _set_all(self.watchers)
 
     def _replace(self, connection: EndpointConnection) -> None:
         """Take no new call on a connection; its calls may end."""
@@ -340,8 +352,14 @@ class EndpointPool:
             self._stop_probing(key)
         self.metrics.remove(key)
         connection = self.connections.pop(key, None)
+        _set_all(self.watchers)
         if connection is not None:
             await connection.channel.close(CLOSE_GRACE_S)
+
+
+def _set_all(watchers: Iterable[asyncio.Event]) -> None:
+    for watcher in watchers:
+        watcher.set()
 
 
 def _explanation(candidate: Candidate, picked: Explanation | None, outlier: Outlier) -> Explanation:

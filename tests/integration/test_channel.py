@@ -25,6 +25,8 @@ from tests.integration.fair_clock import fair_s
 from tests.integration.provider import provider_url, started
 from tests.integration.zookeeper import ZooKeeper, until
 
+PATIENCE_S = 20.0  # for what takes an instant on an idle machine
+
 
 async def test_call_passes_metadata_deadline_and_answer() -> None:
     """Metadata, deadline and answer go through; the call object says what grpc.aio's would."""
@@ -220,6 +222,70 @@ async def test_connection_to_a_removed_endpoint_is_closed_after_its_ttl(monkeypa
             assert list(channel._pool.connections.values()) == [link]
             directory.take(directory.reader.read([]))
             await until(lambda: not channel._pool.connections)
+
+
+@pytest.mark.parametrize("stale", range(1, 7))
+async def test_connection_made_between_two_reads_of_its_state_is_noticed(
+    stale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC connects in threads of its own: the state may change between any two lines of channel_ready()."""
+    async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
+        connection = channel._pool.connection_to(channel.directory.endpoints[0]).channel
+        await connection.channel_ready()
+        read = connection.get_state
+        reads = iter([grpc.ChannelConnectivity.CONNECTING] * stale)  # as before the connection was made
+        monkeypatch.setattr(connection, "get_state", lambda try_to_connect=False: next(reads, read(try_to_connect)))
+        async with asyncio.timeout(PATIENCE_S):
+            await channel.channel_ready()
+
+
+async def test_channel_is_ready_for_an_endpoint_that_registers_later() -> None:
+    """channel_ready() began when there was none, or only one that nobody listens at."""
+    async with Echo().serving() as port:
+        for directory in (directory_of(), directory_of(dead_port())):
+            async with channel_to(directory) as channel:
+                ready = asyncio.ensure_future(channel.channel_ready())
+                await until(lambda: bool(channel._pool.watchers))
+                directory.take(directory.reader.read([provider_url(port, INTERFACE).node_name()]))
+                async with asyncio.timeout(PATIENCE_S):
+                    await ready
+                assert channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def test_connection_that_a_call_opened_changes_the_state() -> None:
+    """wait_for_state_change() began when the channel had no connection."""
+    async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
+        changed = asyncio.ensure_future(channel.wait_for_state_change(grpc.ChannelConnectivity.IDLE))
+        await until(lambda: bool(channel._pool.watchers))
+        await Stub(channel).look(b"hi", timeout=20.0)
+        async with asyncio.timeout(PATIENCE_S):
+            await changed
+
+
+async def test_channel_of_gone_endpoints_is_not_ready() -> None:
+    """The connection to an endpoint that left the directory is kept for a while, and gets no call."""
+    async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
+        await channel.channel_ready()
+        channel.directory.take(())
+        await until(lambda: not channel.directory.endpoints)
+        assert channel.get_state() is grpc.ChannelConnectivity.IDLE
+
+
+async def test_closing_ends_every_wait_for_a_state() -> None:
+    """As on grpc.aio's own channel: closed is a change, and a closed channel is never ready."""
+    for directory in (directory_of(), directory_of(dead_port())):
+        async with channel_to(directory) as channel, grpc.aio.insecure_channel(f"127.0.0.1:{dead_port()}") as peer:
+            for one in (channel, peer):
+                ready = asyncio.ensure_future(one.channel_ready())
+                changed = asyncio.ensure_future(one.wait_for_state_change(one.get_state()))
+                await asyncio.sleep(0)
+                await one.close()
+                async with asyncio.timeout(PATIENCE_S):
+                    with pytest.raises(grpc.aio.UsageError):
+                        await ready
+                    await changed
+                    with pytest.raises(grpc.aio.UsageError):
+                        await one.channel_ready()
 
 
 async def test_closed_channel_takes_no_call() -> None:

@@ -159,8 +159,8 @@ async def test_explaining_covers_every_provider(monkeypatch: pytest.MonkeyPatch)
             }
             for port in (drained, warming, ejected, chosen):
                 await connections[port].channel.channel_ready()
-            while not connections[dead].down():
-                await connections[dead].channel.wait_for_state_change(connections[dead].channel.get_state())
+            while (state := connections[dead].channel.get_state()) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                await connections[dead].channel.wait_for_state_change(state)
             for _ in range(2):
                 channel._pool.failed(connections[ejected], grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: gone")
             verdicts = {verdict.address: verdict for verdict in channel.explain(f"/{INTERFACE}/Put", b"hi")}
