@@ -73,8 +73,8 @@ _TRY_FRACTION = 0.4
 _RETRY_PAUSE_MS = 200
 #: Refusals that are given before the key is looked up: they do not show what became of an earlier try.
 _BEFORE_THE_KEY = (Unauthenticated, PermissionDenied)
-#: Refusals of a try whose request another execution may carry on.
-_UNDER_WAY = frozenset({"REQUEST_IN_PROGRESS", "STALE_FENCE", "ORDER_LOCK_LOST"})
+#: The refusal of a try whose request another execution carries on.
+_UNDER_WAY = "REQUEST_IN_PROGRESS"
 _SESSION_TIMEOUT_S = 4.0
 #: The trailer of an answer that is a stored one.
 _REPLAYED = ("x-replayed", "true")
@@ -219,7 +219,7 @@ class Client:
             try:
                 reply = await self._once(service, method, request, attempt)
             except CountinghouseError as error:
-                unanswered = unanswered or isinstance(error, OutcomeUnknown) or error.reason in _UNDER_WAY
+                unanswered = unanswered or isinstance(error, OutcomeUnknown) or error.reason == _UNDER_WAY
                 pause_s = (error.retry_after_ms or _RETRY_PAUSE_MS) / 1000
                 if may_come_right(error) and self._deadline.remaining_s() > pause_s:
                     await asyncio.sleep(pause_s)

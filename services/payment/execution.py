@@ -7,10 +7,10 @@
 The caller's attempt and the worker, which takes over a request whose lease has passed, go through the same steps.
 
 Rules
-1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again. If
-   another execution may carry it on, it is not given back, and its caller is told so.
-   From the claim on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED,
-   and its request stays refused even if an order of that id is made later.
+1. What was refused *before* the claim was sent leaves nothing behind: the request is given back and may run again.
+   Every other error is an unknown outcome for its caller: another execution may carry the request on. From the claim
+   on, an execution brings the payment to its end. One whose claim finds no such order ends DECLINED, and its request
+   stays refused even if an order of that id is made later.
 2. No answer is no refusal. The payment stays as it is (SUBMITTED becomes UNKNOWN), the caller gets it with OK, and
    the worker asks again.
 3. An answer is returned as it is stored, by whichever execution that was.
@@ -19,7 +19,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from services.kernel.clock import Clock, rfc3339
 from services.kernel.errors import (
@@ -57,6 +57,7 @@ class Leases:
         self._instance = instance
         self._lease_ms = int(lease_s * 1000)
         self._executing: dict[RequestKey, Execution] = {}
+        self._given_back: set[Execution] = set()
 
     def new(self) -> Lease:
         """Return a lease that begins now."""
@@ -69,37 +70,41 @@ class Leases:
             await self._requests.renew(list(self._executing.values()), until_ms=self._clock.now_ms() + self._lease_ms)
 
     @asynccontextmanager
-    async def running(self, execution: Execution) -> AsyncIterator[None]:
-        """While inside, the lease of this request is renewed; after an error others may carry on at once."""
+    async def running(self, execution: Execution, *, for_caller: bool = False) -> AsyncIterator[None]:
+        """While inside, the lease of this request is renewed; after an error others may carry on at once.
+
+        Args:
+            for_caller: Whether a caller gets the error. They get it as an OutcomeUnknown, unless the request was given
+                back: an earlier execution may have done something, or one that carries the request on may do it yet.
+        """
         self._executing[execution.key] = execution
         try:
             yield
-        except CountinghouseError:
-            await self.release(execution)
+        except CountinghouseError as error:
+            with suppress(CountinghouseError):  # then the lease runs out
+                await self.release(execution)
+            if for_caller and execution not in self._given_back and not isinstance(error, OutcomeUnknown):
+                raise carried_on(error) from error
             raise
         finally:
+            self._given_back.discard(execution)
             self._forget_execution(execution)
 
     @asynccontextmanager
-    async def giving_back(self, execution: Execution, context: Context) -> AsyncIterator[None]:
-        """Give the request back after an error inside, because nothing was done then; raises as `give_back`."""
+    async def giving_back(self, execution: Execution) -> AsyncIterator[None]:
+        """Give the request back after an error inside, because nothing was done then."""
         try:
             yield
-        except CountinghouseError as refusal:
-            await self.give_back(execution, refusal, context)
+        except CountinghouseError:
+            await self.give_back(execution)
             raise
 
-    async def give_back(self, execution: Execution, refusal: CountinghouseError, context: Context) -> None:
-        """Let the request run again after a refusal, since this execution has done nothing.
-
-        Raises:
-            OutcomeUnknown: The refusal as a caller gets it if the request could not be given back: an earlier execution
-                may have done something, or one that has taken the request over may do it yet.
-        """
-        ours = execution.first and self._forget_execution(execution)
-        given_back = ours and await self._requests.give_back(execution, now_ms=self._clock.now_ms())
-        if not given_back and context.call is not None:
-            raise carried_on(refusal) from refusal
+    async def give_back(self, execution: Execution) -> None:
+        """Let the request run again, unless another execution may have done something under it, or has it now."""
+        if execution.first and self._forget_execution(execution):
+            with suppress(CountinghouseError):  # then it was not given back
+                if await self._requests.give_back(execution, now_ms=self._clock.now_ms()):
+                    self._given_back.add(execution)
 
     async def release(self, execution: Execution) -> None:
         """End an execution whose payment has not ended: any other may carry on at once."""
@@ -172,7 +177,7 @@ class Executor:
         """
         async with AsyncExitStack() as lock:
             if payment.order_id:
-                async with self._leases.giving_back(execution, context):
+                async with self._leases.giving_back(execution):
                     context = await lock.enter_async_context(self._saga.locked(payment, clerk, context))
                 await self._saga.hit("locked", payment, context)
             untouched = lease is not None and self._clock.now_ms() < (lease.now_ms + lease.until_ms) // 2
@@ -192,19 +197,18 @@ class Executor:
                 return await self._pending(execution, payment)
             except NotFound as refusal:  # or it would stay CREATED until it expires
                 return await self._refuse(payment, refusal, context, release=False)
-            except CountinghouseError as refusal:  # refused or never sent: nothing was done
-                await self._leases.give_back(execution, refusal, context)
+            except CountinghouseError:  # refused or never sent: nothing was done
+                await self._leases.give_back(execution)
                 raise
             await self._saga.hit("claimed", payment, context)
             if order.is_being_paid_by(payment) or not self._guards.state:
                 return await self._charge(execution, payment, order, context)
             if order.state is not OrderState.PAYING:
                 return await self._refuse(payment, await self._why_not(order), context, release=False)
-            async with self._leases.giving_back(execution, context):
+            async with self._leases.giving_back(execution):
                 await self._adopt(order, context)
-        busy = Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
-        await self._leases.give_back(execution, busy, context)
-        raise busy
+        await self._leases.give_back(execution)
+        raise Unavailable("ORDER_BUSY", f"{payment.order_id} is claimed by one payment after another; try again")
 
     async def _adopt(self, order: Order, context: Context) -> None:
         """Finish the payment that a dead or paused process left on this order, whose lock we hold."""
@@ -254,8 +258,8 @@ class Executor:
                 submitted = await self._saga.submit(payment, charge, context)
             except FailedPrecondition as refusal:
                 return await self._refuse(payment, refusal, context)
-            except Unavailable as refusal:
-                await self._leases.give_back(execution, refusal, context)
+            except Unavailable:
+                await self._leases.give_back(execution)
                 raise
             payment = submitted.payment if isinstance(submitted, ConflictingPayment) else submitted
         return await self._conclude(execution, payment, context)
@@ -271,7 +275,7 @@ class Executor:
     # A change of another request's payment
 
     async def _reverse(self, execution: Execution, payment: Payment, reversal: Reversal, context: Context) -> Answer:
-        async with self._leases.giving_back(execution, context):
+        async with self._leases.giving_back(execution):
             await self._saga.notify_order(payment, context)  # the order must be PAID before it can be reopened
             payment = await self._saga.begin_reversal(payment, reversal, context)
             undoing = payment.state is PaymentState.REVERSING
@@ -284,7 +288,7 @@ class Executor:
         return await self._conclude(execution, payment, context)
 
     async def _park(self, execution: Execution, payment: Payment, parking: Parking, context: Context) -> Answer:
-        async with self._leases.giving_back(execution, context):  # every step before PARKED can be repeated
+        async with self._leases.giving_back(execution):  # every step before PARKED can be repeated
             if payment.can_be_parked:
                 payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):

@@ -220,9 +220,9 @@ class PaymentOperations:
         Raises:
             AlreadyExists: ORDER_ALREADY_PAID. FailedPrecondition: declined, or the order is cancelled.
             NotFound: ORDER_NOT_FOUND; a clerk's is stored like these, a customer's is not.
-            Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS, STALE_FENCE, ORDER_LOCK_LOST: ask again with the same id.
+            Aborted: ORDER_LOCKED, REQUEST_IN_PROGRESS: ask again with the same id.
             Unavailable: Nothing was done.
-            OutcomeUnknown: One of these two, if another execution may carry the request on.
+            OutcomeUnknown: Any other error; another execution may carry the request on: ask again with the same id.
         """
         self._check_source(command.source, call.principal)
         key = RequestKey(call.principal, SETTLE, command.request_id)
@@ -252,7 +252,7 @@ class PaymentOperations:
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
         context = Context.for_caller(call, makes_payment=True)
-        async with self.leases.running(accepted.execution):
+        async with self.leases.running(accepted.execution, for_caller=True):
             await self._saga.hit("accepted", accepted.payment, context)
             made_now = lease if accepted.execution.fresh else None
             return await self._executor.execute(accepted.execution, accepted.payment, context, made_now)
@@ -306,7 +306,7 @@ class PaymentOperations:
         if isinstance(execution, StoredResponse):
             return Answer(execution, replayed=True)
         context = Context.for_caller(call, makes_payment=False)
-        async with self.leases.running(execution):
+        async with self.leases.running(execution, for_caller=True):
             await self._saga.hit("accepted", payment, context)
             return await act(execution, payment, context)
 

@@ -17,7 +17,7 @@ from services.checker.evidence import Answered
 from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
 from services.kernel.clock import SystemClock
-from services.kernel.errors import Aborted, AlreadyExists, Unavailable
+from services.kernel.errors import AlreadyExists, OutcomeUnknown, Unavailable
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 from services.testkit.client import CallResult, new_id
 from services.testkit.failpoints import DROP_REPLY, KILL, STOP
@@ -69,7 +69,7 @@ class TestClerks:
         finally:
             alone.thaw(ONE)
         woken = await frozen
-        assert isinstance(woken.error, Aborted)
+        assert isinstance(woken.error, OutcomeUnknown)
         assert (woken.error.reason, woken.error.metadata["guard"]) == ("STALE_FENCE", "fence")
         again = await alone.cashier.settle(order_id, key, at=TWO)
         assert again.replayed

@@ -171,7 +171,9 @@ class TriggerOrder:
         while True:
             result = await clerk.call(request, at=instance, timeout_s=_SETTLE_TIMEOUT_S)
             answer = result.answer
-            passing = answer.code in ("ABORTED", "UNAVAILABLE") or answer.reason == "ORDER_LOCKED"
+            passing = answer.code in ("ABORTED", "UNAVAILABLE") or (
+                answer.code == "DEADLINE_EXCEEDED" and answer.reason
+            )
             if not passing or answer.reason == "STALE_FENCE":
                 return result
             await asyncio.sleep(_RETRY_S)

@@ -8,7 +8,7 @@ import pytest
 
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import Charge, ChargeState, Payload
-from services.kernel.errors import Aborted, FailedPrecondition
+from services.kernel.errors import Aborted, FailedPrecondition, OutcomeUnknown
 from services.kernel.idempotency import RequestState
 from services.ledger.model import Account, AccountKind
 from services.order.model import OrderState
@@ -142,7 +142,7 @@ class TestConflictingPayment:
         await unheard(cluster, charged=False)
         cluster.forget_order()
         two = cluster.instance()
-        with pytest.raises(Aborted) as refusal:
+        with pytest.raises(OutcomeUnknown) as refusal:
             await cluster.settle(two, "cash")
         assert refusal.value.reason == "ORDER_HALF_SETTLED"
         assert two.process.calls["charge"] == 0

@@ -528,7 +528,7 @@ class TestReverseUnknown:
             await cluster.reverse(two, cluster.of("s1").payment_id)
 
         sleeper.failpoints.at["submitted"] = meanwhile
-        with pytest.raises(Aborted) as stale:
+        with pytest.raises(OutcomeUnknown) as stale:
             await cluster.settle(sleeper, source=Source.CARD)
         assert stale.value.reason == "STALE_FENCE"
         assert cluster.captured() == 0

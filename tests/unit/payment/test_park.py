@@ -10,7 +10,7 @@ import pytest
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import Charge, ChargeState, Payload
 from services.kernel.clock import rfc3339
-from services.kernel.errors import Aborted, CountinghouseError, FailedPrecondition, Unavailable
+from services.kernel.errors import Aborted, CountinghouseError, FailedPrecondition, OutcomeUnknown, Unavailable
 from services.kernel.idempotency import RequestState
 from services.kernel.money import Money
 from services.kernel.principal import Principal
@@ -211,7 +211,7 @@ async def test_holder_that_wakes_after_the_parking_posts_nothing(cluster: InMemo
         payment_in(await cluster.settle(cluster.instance(), "cash", clerk=LI))
 
     sleeper.failpoints.at["charged" if charged else "submitted"] = meanwhile
-    with pytest.raises(Aborted) as refusal:
+    with pytest.raises(OutcomeUnknown) as refusal:
         await cluster.settle(sleeper, source=Source.CARD)
     assert refusal.value.reason == "STALE_FENCE"
     assert cluster.captured() == 1

@@ -390,6 +390,29 @@ class TestGivenBack:
         assert (await cluster.settle(one)).response == cluster.stored("s1")
         cluster.check()
 
+    async def test_settle_that_cannot_be_given_back_is_not_refused(self, cluster: InMemoryCluster) -> None:
+        """The database is away by then: the worker finds the request when it is back, and settles the order."""
+        one = cluster.instance()
+        one.process.fails("give_back", AWAY)
+        async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
+            with pytest.raises(OutcomeUnknown, match="may carry it on") as refusal:
+                await cluster.settle(one)
+        assert refusal.value.reason == "ORDER_LOCKED"
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.order().state is OrderState.PAID
+        cluster.check()
+
+    async def test_settle_without_a_database_after_the_claim_is_not_refused(self, cluster: InMemoryCluster) -> None:
+        """UNAVAILABLE would say that nothing was done; the worker brings the payment to its end."""
+        one = cluster.instance()
+        one.process.fails("submit", AWAY)
+        with pytest.raises(OutcomeUnknown, match="may carry it on") as refusal:
+            await cluster.settle(one)
+        assert refusal.value.reason == AWAY.reason
+        await cluster.recovered(by=cluster.instance())
+        assert cluster.order().state is OrderState.PAID
+        cluster.check()
+
 
 class TestUnanswered:
     """An answer that did not come is not a refusal."""
@@ -563,7 +586,7 @@ class TestOvertaken:
 
     @pytest.mark.parametrize("at", ["claimed", "submitted", "posted"])
     async def test_frozen_holder_is_overtaken_and_refused(self, cluster: InMemoryCluster, at: str) -> None:
-        """Frozen past its session, it wakes when another has finished its payment: ABORTED or the payment as it
+        """Frozen past its session, it wakes when another has finished its payment: STALE_FENCE, or the payment as it
         stands, one journal, and the retry gets the stored answer.
         """
         frozen = cluster.instance()
@@ -574,8 +597,9 @@ class TestOvertaken:
             assert reason_in(answer.response.body) == "ORDER_ALREADY_PAID"
 
         frozen.failpoints.at[at] = meanwhile
-        with pytest.raises(StaleFence) as refusal:
+        with pytest.raises(OutcomeUnknown) as refusal:
             await cluster.settle(frozen)
+        assert refusal.value.reason == "STALE_FENCE"
         assert refusal.value.metadata["guard"] == "fence"
         again = await cluster.settle(cluster.instance())
         assert again.replayed
@@ -625,7 +649,7 @@ class TestOvertaken:
         """ORDER_LOCK_LOST before the ledger is asked; the same id carries on at once."""
         one = cluster.instance()
         cluster.locks.lost = True
-        with pytest.raises(Aborted) as refusal:
+        with pytest.raises(OutcomeUnknown) as refusal:
             await cluster.settle(one)
         assert refusal.value.reason == "ORDER_LOCK_LOST"
         assert not cluster.ledger.chain
@@ -640,7 +664,7 @@ class TestOvertaken:
         if step == "mark_unknown":
             one.process.fails("post", SILENCE, after=True)
         one.process.fails(step, StaleFence("o1", Fence(1, 1), Fence(1, 2)))
-        with pytest.raises(StaleFence):
+        with pytest.raises(OutcomeUnknown, match="ask again, same id"):
             await cluster.settle(one)
         cluster.clock.advance(50)
         payment_in(await cluster.settle(cluster.instance()))
