@@ -126,7 +126,7 @@ async def test_second_holder_waits_and_learns_the_first_ones_name(zookeeper: Zoo
 async def test_resources_are_independent(locks: ResourceLocks) -> None:
     """Resources of one shard, and resources whose ids begin alike, have queues of their own."""
     one = ResourceLocks(locks._session, root="/one/shard", shards=1)
-    leases = [await one.acquire(resource, CASHIER, timeout_s=1) for resource in ("a", "a-1", "a-1-2", "b:c.d_e")]
+    leases = [await one.acquire(resource, CASHIER, timeout_s=10) for resource in ("a", "a-1", "a-1-2", "b:c.d_e")]
     assert all(lease.valid() for lease in leases)
     assert sorted(await one.queues()) == ["a", "a-1", "a-1-2", "b:c.d_e"]
     for lease in leases:

@@ -13,11 +13,12 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from kazoo.client import KazooClient
 
+from coordination.errors import Unavailable
 from coordination.session import ServerAddress, Session
 from coordination.session.kazoo_bridge import KazooBridge
 
@@ -206,12 +207,16 @@ def _free_ports(count: int) -> list[int]:
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], timeout_s: float = 15.0) -> None:
-    """Wait for something of which no event tells, such as another process's node in ZooKeeper."""
+    """Wait for something of which no event tells, such as another process's node in ZooKeeper.
+
+    On a busy machine the session may be away for a moment: what cannot be read then is read again.
+    """
     async with asyncio.timeout(timeout_s):
         while True:
-            so = condition()
-            if so is True or (so is not False and await so):
-                return
+            with suppress(Unavailable):
+                so = condition()
+                if so is True or (so is not False and await so):
+                    return
             await asyncio.sleep(0.005)
 
 
