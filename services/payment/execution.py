@@ -35,7 +35,7 @@ from services.kernel.idempotency import Answer, Execution, Lease, RequestKey
 from services.kernel.principal import Principal
 from services.payment.model import Charge, ConflictingPayment, Parking, Payment, PaymentState, Reversal, Source
 from services.payment.ports import Order, Orders, OrderState, PaymentStore, RequestRecords, Responses
-from services.payment.saga import Context, Saga, charge_for
+from services.payment.saga import Context, Saga, carried_on, charge_for
 
 #: How many half settled payments one clerk finishes before their own. More than one means that something is odd.
 _MAX_ADOPTIONS = 3
@@ -92,9 +92,11 @@ class Leases:
 
     @asynccontextmanager
     async def giving_back(self, execution: Execution) -> AsyncIterator[None]:
-        """Give the request back after an error inside, because nothing was done then."""
+        """Give the request back after an error inside, because nothing was done then; not after an OutcomeUnknown."""
         try:
             yield
+        except OutcomeUnknown:
+            raise
         except CountinghouseError:
             await self.give_back(execution)
             raise
@@ -288,7 +290,7 @@ class Executor:
         return await self._conclude(execution, payment, context)
 
     async def _park(self, execution: Execution, payment: Payment, parking: Parking, context: Context) -> Answer:
-        async with self._leases.giving_back(execution):  # every step before PARKED can be repeated
+        async with self._leases.giving_back(execution):
             if payment.can_be_parked:
                 payment = await self._saga.park(payment, parking, context)
         if payment.is_parked_for(parking):
@@ -346,16 +348,6 @@ class Executor:
         """Tell the caller where the payment stands, whose outcome is not known yet; nothing is stored."""
         await self._leases.release(execution)
         return Answer(self._responses.payment(execution.key.method, payment))
-
-
-def carried_on(refusal: CountinghouseError) -> OutcomeUnknown:
-    """Return the refusal of a call whose request another execution may carry on."""
-    return OutcomeUnknown(
-        refusal.reason,
-        f"{refusal.message.removesuffix('.')}. Another execution of this request may carry it on.",
-        metadata=refusal.metadata,
-        retry_after_ms=refusal.retry_after_ms,
-    )
 
 
 def not_reversible(payment: Payment) -> FailedPrecondition:

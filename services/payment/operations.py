@@ -305,6 +305,8 @@ class PaymentOperations:
         execution = await self._requests.begin(key, command.fingerprint, self.leases.new())
         if isinstance(execution, StoredResponse):
             return Answer(execution, replayed=True)
+        # The worker gives back a request that has not begun to change its payment. Its execution may only be paused.
+        execution = replace(execution, first=execution.attempt == 1)
         context = Context.for_caller(call, makes_payment=False)
         async with self.leases.running(execution, for_caller=True):
             await self._saga.hit("accepted", payment, context)

@@ -362,13 +362,21 @@ class Saga:
         Of a payment that is REVERSING the acquirer is not asked: whatever it says, the key is to be reversed. If the
         ledger has its journal, the payment stays as it is, for the refund is pending.
         """
-        reversing = payment.state is PaymentState.REVERSING
-        if not reversing and await self._is_decided(payment, context):
+        if payment.state is not PaymentState.REVERSING and await self._is_decided(payment, context):
             return await self.advance(payment, context.for_adoption())
         context.hold.ensure()
         journal_id = await self._ledger.void(payment, context.hold.fence, context.deadline)
+        try:
+            return await self._park_voided(payment, parking, journal_id, context)
+        except OutcomeUnknown:
+            raise
+        except CountinghouseError as error:  # what the ledger has voided stays so
+            raise carried_on(error) from error
+
+    async def _park_voided(self, payment: Payment, parking: Parking, journal_id: str, context: Context) -> Payment:
+        """Go on with a payment of which the ledger has said whether it has a journal; empty: it never will."""
         await self.hit("voided", payment, context)
-        if journal_id and reversing:
+        if journal_id and payment.state is PaymentState.REVERSING:
             return payment
         if journal_id:
             payment = await self._record(payment, journal_id, context)
@@ -532,3 +540,13 @@ def check_account_terms(charge: Charge, payer: AccountTerms | None, payee: Accou
             continue
         reason, what = problem
         raise FailedPrecondition(reason, f"declined: {what}; the card was not charged", metadata=about)
+
+
+def carried_on(refusal: CountinghouseError) -> OutcomeUnknown:
+    """Return the refusal of a call whose request another execution may carry on."""
+    return OutcomeUnknown(
+        refusal.reason,
+        f"{refusal.message.removesuffix('.')}. Another execution of this request may carry it on.",
+        metadata=refusal.metadata,
+        retry_after_ms=refusal.retry_after_ms,
+    )

@@ -282,16 +282,16 @@ class TestHalfDone:
         assert cluster.of("s1").state is PaymentState.SUCCEEDED
         cluster.check()
 
-    async def test_half_done_reversal_that_cannot_be_finished_gives_the_request_back(
+    async def test_half_done_reversal_that_cannot_be_finished_leaves_the_other_request_open(
         self, cluster: InMemoryCluster, payment_id: str
     ) -> None:
-        """The living one's request did nothing: given back, and it may run again at once."""
+        """The living one's request did nothing, and is no outcome: it may run again at once."""
         await half_reversed(cluster, payment_id, "begin_reversal", after=True)
         two = cluster.instance()
         two.process.fails("reverse", SILENCE)
         with pytest.raises(OutcomeUnknown):
             await cluster.reverse(two, payment_id, "v2", clerk=ZHAO)
-        assert cluster.state("v2", REVERSE, ZHAO) is RequestState.ISSUED
+        assert cluster.state("v2", REVERSE, ZHAO) is RequestState.IN_PROGRESS
         assert reason_in((await cluster.reverse(two, payment_id, "v2", clerk=ZHAO)).response.body) == "ILLEGAL_STATE"
         await cluster.recovered(by=two)
         cluster.check()
