@@ -65,7 +65,7 @@ class Recovery:
         now_ms = self._clock.now_ms()
         await self._store.expire(now_ms=now_ms)
         rows = await self._requests.overdue(now_ms=now_ms, limit=_BATCH)
-        payment_ids = await self._store.undelivered(before_ms=now_ms - _DELIVERY_GRACE_MS, limit=_BATCH)
+        payment_ids = await self._store.undelivered(now_ms=now_ms, grace_ms=_DELIVERY_GRACE_MS, limit=_BATCH)
         parked = await self._store.parked(now_ms=now_ms, limit=_PARKED_BATCH)
         turn = asyncio.Semaphore(_RECOVERIES_AT_ONCE)  # one that waits for a lock must not hold up all others
 

@@ -132,7 +132,10 @@ _PARKED = (
 )
 _UNDELIVERED = (
     select(OUTBOX.c.payment_id)
-    .where(OUTBOX.c.delivered_at_ms.is_(None), OUTBOX.c.created_at_ms <= bindparam("before_ms"))
+    .where(
+        OUTBOX.c.delivered_at_ms.is_(None),
+        or_(OUTBOX.c.created_at_ms <= bindparam("before_ms"), OUTBOX.c.created_at_ms > bindparam("ahead_ms")),
+    )
     .order_by(OUTBOX.c.created_at_ms)
     .limit(bindparam("at_most", type_=BigInteger))
 )
@@ -407,9 +410,13 @@ class SqlPaymentStore(PaymentStore):
 
         await self._commit(_Deliver(payment_id, str(action), now_ms))
 
-    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
-        """Return payments with notifications undelivered since `before_ms`, by id."""
-        return (await self._database.select(_UNDELIVERED, {"before_ms": before_ms, "at_most": limit})).scalars()
+    async def undelivered(self, *, now_ms: int, grace_ms: int, limit: int) -> list[str]:
+        """Return payments with notifications undelivered for longer than a grace, by id.
+
+        And those dated ahead of now by more than that: the clock of the process that wrote them was wrong.
+        """
+        said = {"before_ms": now_ms - grace_ms, "ahead_ms": now_ms + grace_ms, "at_most": limit}
+        return (await self._database.select(_UNDELIVERED, said)).scalars()
 
     # Reading
 

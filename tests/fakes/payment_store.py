@@ -197,11 +197,11 @@ class FakePaymentStore(PaymentStore):
         if message is not None and message.delivered_at_ms is None:
             self.outbox[payment_id, action] = replace(message, delivered_at_ms=now_ms)
 
-    async def undelivered(self, *, before_ms: int, limit: int) -> list[str]:
+    async def undelivered(self, *, now_ms: int, grace_ms: int, limit: int) -> list[str]:
         messages = [
             message
             for message in self.outbox.values()
-            if message.delivered_at_ms is None and message.created_at_ms <= before_ms
+            if message.delivered_at_ms is None and not -grace_ms <= now_ms - message.created_at_ms < grace_ms
         ]
         return [message.payment_id for message in sorted(messages, key=lambda message: message.created_at_ms)][:limit]
 

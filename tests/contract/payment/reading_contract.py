@@ -36,15 +36,22 @@ class OutboxContract:
         subject = await make()
         made = await succeeded(subject)
         assert await subject.store.pending_notifications("p1") == (OutboxAction.COMPLETE,)
-        assert await subject.store.undelivered(before_ms=T0 + 2, limit=9) == []
-        assert await subject.store.undelivered(before_ms=T0 + 3, limit=9) == ["p1"]
+        assert await subject.store.undelivered(now_ms=T0 + 3, grace_ms=1, limit=9) == []
+        assert await subject.store.undelivered(now_ms=T0 + 4, grace_ms=1, limit=9) == ["p1"]
         for now_ms in (T0 + 10, T0 + 20):
             await subject.store.delivered("p1", OutboxAction.COMPLETE, now_ms=now_ms)
         assert await subject.store.pending_notifications("p1") == ()
-        assert await subject.store.undelivered(before_ms=T0 + DAY_MS, limit=9) == []
+        assert await subject.store.undelivered(now_ms=T0 + DAY_MS, grace_ms=1, limit=9) == []
         assert await subject.messages() == [OutboxMessage("p1", OutboxAction.COMPLETE, "o1", T0 + 3, T0 + 10)]
         assert await made.record() == await made.now()
         assert await subject.store.pending_notifications("p1") == ()
+
+    async def test_notification_dated_ahead_is_undelivered(self, make: Make) -> None:
+        """The clock of the process that wrote it was ahead: no other process would deliver it until then."""
+        subject = await make()
+        await succeeded(subject)
+        assert await subject.store.undelivered(now_ms=T0 + 3 - DAY_MS, grace_ms=1, limit=9) == ["p1"]
+        assert await subject.store.undelivered(now_ms=T0 + 2, grace_ms=1, limit=9) == []
 
     async def test_notifications_are_in_the_order_of_the_payment(self, make: Make) -> None:
         """Also when the wall clock went back between them: an order has to be PAID before it is reopened."""
@@ -61,7 +68,7 @@ class OutboxContract:
             made = await accepted(subject, draft(f"p{n}", settle_key(f"s{n}"), f"o{n}"))
             await made.submit()
             await made.record(now_ms=now_ms)
-        assert await subject.store.undelivered(before_ms=T0 + 99, limit=2) == ["p1", "p2"]
+        assert await subject.store.undelivered(now_ms=T0 + 99, grace_ms=1, limit=2) == ["p1", "p2"]
 
     async def test_direct_payment_has_no_notification(self, make: Make) -> None:
         subject = await make()
