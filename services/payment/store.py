@@ -413,7 +413,7 @@ class SqlPaymentStore(PaymentStore):
     async def undelivered(self, *, now_ms: int, grace_ms: int, limit: int) -> list[str]:
         """Return payments with notifications undelivered for longer than a grace, by id.
 
-        And those dated ahead of now by more than that: the clock of the process that wrote them was wrong.
+        Notifications dated ahead by more than that are among them: the clock of the process that wrote them was wrong.
         """
         said = {"before_ms": now_ms - grace_ms, "ahead_ms": now_ms + grace_ms, "at_most": limit}
         return (await self._database.select(_UNDELIVERED, said)).scalars()

@@ -240,7 +240,7 @@ async def test_connection_made_between_two_reads_of_its_state_is_noticed(
 
 
 async def test_channel_is_ready_for_an_endpoint_that_registers_later() -> None:
-    """channel_ready() began when there was none, or only one that nobody listens at."""
+    """channel_ready() began when there was none, or only one that cannot be reached."""
     async with Echo().serving() as port:
         for directory in (directory_of(), directory_of(dead_port())):
             async with channel_to(directory) as channel:
