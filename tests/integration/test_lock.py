@@ -411,7 +411,9 @@ async def test_released_resources_leave_no_node(
     session: Session, locks: ResourceLocks, zookeeper: ZooKeeper, resources: int
 ) -> None:
     """However many new resources are locked and released, no node, watch or bookkeeping stays, and the memory in use
-    after all of them is that after a tenth of them, give or take 64 kB: less than one byte a resource in the end."""
+    after all of them is that after a tenth of them, give or take 128 kB: less than two bytes a resource in the end.
+
+    Half of it is the buffer that the connection's thread holds while it reads, at either measurement or at both."""
     nodes_before = zookeeper.metric("zk_znode_count")
     tracemalloc.start()
     try:
@@ -423,7 +425,7 @@ async def test_released_resources_leave_no_node(
         late, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert late - early < 65_536
+    assert late - early < 131_072
 
     async def nothing_left() -> bool:
         try:
