@@ -478,6 +478,10 @@ class SqlPaymentStore(PaymentStore):
         await self._requests.finish_each(
             tx, [(key, answer, payment.updated_at_ms) for change, payment in made for key, answer in change.answers]
         )
+        begun = [payment for change, payment in made if change.step is Step.BEGIN_REVERSAL]
+        await self._requests.reopen_each(
+            tx, [(payment.reversal.key, payment.updated_at_ms) for payment in begun if payment.reversal]
+        )
         outbox = [to_outbox_row(payment, action) for change, payment in made for action in change.outbox]
         await insert_each_if_absent(tx, OUTBOX, outbox)
         return applied

@@ -277,6 +277,8 @@ class FakePaymentStore(PaymentStore):
         self._put(payment)
         for key, answer in change.answers:
             self.requests.finish(key, answer, now_ms=payment.updated_at_ms)
+        if change.step is Step.BEGIN_REVERSAL and payment.reversal:
+            self.requests.reopen(payment.reversal.key, now_ms=payment.updated_at_ms)
         for action in change.outbox:
             message = OutboxMessage(payment.payment_id, action, payment.order_id, payment.updated_at_ms, None)
             self.outbox.setdefault((payment.payment_id, action), message)

@@ -82,6 +82,11 @@ class FakeRequestTable:
         self.rows[key] = replace(row, state=RequestState.ISSUED, lease_until_ms=0)
         return True
 
+    def reopen(self, key: RequestKey, *, now_ms: int) -> None:
+        row = self.rows.get(key)
+        if row is not None and row.state is RequestState.ISSUED:
+            self.rows[key] = replace(row, state=RequestState.IN_PROGRESS, lease_until_ms=now_ms)
+
     def expire(self, *, now_ms: int) -> list[RequestKey]:
         ended = [row for row in self.rows.values() if row.state is RequestState.ISSUED and row.expires_at_ms <= now_ms]
         for row in ended:

@@ -165,6 +165,13 @@ class Requests:
             .where(is_key, *executing)
             .values(state=RequestState.ISSUED, owner="", lease_until_ms=0, updated_at_ms=bindparam("now_ms"))
         )
+        self._reopen = (
+            update(table)
+            .where(is_key, columns.state == RequestState.ISSUED)
+            .values(
+                state=RequestState.IN_PROGRESS, lease_until_ms=bindparam("now_ms"), updated_at_ms=bindparam("now_ms")
+            )
+        )
         self._overdue = (
             select(table)
             .where(
@@ -357,6 +364,13 @@ class Requests:
         """
         said = named(key) | {"seen_attempt": attempt, "now_ms": now_ms}
         return (await tx.execute(self._give_back, said)).rowcount == 1
+
+    async def reopen_each(self, tx: Transaction, begun: Sequence[tuple[RequestKey, int]]) -> None:
+        """Take back keys that were given back, at a time in Unix milliseconds each: something is done under them now.
+
+        Their executions had only been paused. Their leases pass at that time: no execution renews them.
+        """
+        await tx.execute_each(self._reopen, [named(key) | {"now_ms": now_ms} for key, now_ms in begun])
 
     async def expire(self, tx: Transaction, *, now_ms: int) -> list[RequestKey]:
         """End every key whose time passed before it was used."""

@@ -158,6 +158,10 @@ class Made:
 
     async def begin_reversal(self, key: str = "v1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
         await self.subject.requests.begin(reversal_of(key).key, "f", lease(now_ms))
+        return await self.go_on_to_reverse(key, fence, now_ms=now_ms)
+
+    async def go_on_to_reverse(self, key: str = "v1", fence: Fence = FENCE, *, now_ms: int = T0 + 4) -> Payment:
+        """Begin the reversal of a request that has begun."""
         return await self.commit(model.begin_reversal(await self.now(), reversal_of(key), now_ms), fence)
 
     async def record_reversal(

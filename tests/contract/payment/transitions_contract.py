@@ -12,7 +12,7 @@ from services.kernel.errors import (
     StaleFence,
 )
 from services.kernel.fence import NO_FENCE, Fence
-from services.kernel.idempotency import RequestState
+from services.kernel.idempotency import Execution, RequestState
 from services.payment import model
 from services.payment.model import (
     NO_RETRY,
@@ -30,6 +30,7 @@ from services.payment.ports import Filter
 from tests.contract.payment.subject import (
     BY_CARD,
     CHARGE,
+    DAY_MS,
     FENCE,
     NEWER,
     REFUSED,
@@ -320,6 +321,27 @@ class ReversalContract:
         outcomes = await asyncio.gather(*(made.begin_reversal(f"v{n}") for n in range(10)))
         assert len({payment.reversal.key.key for payment in outcomes if payment.reversal}) == 1
         assert (await made.states()).count(PaymentState.REVERSING) == 1
+
+    async def test_reversal_that_begins_takes_its_request_back(self, make: Make) -> None:
+        """Its execution was only paused when the request was given back. If it dies now, the worker carries it on."""
+        subject = await make()
+        made = await succeeded(subject)
+        execution = await subject.requests.begin(reversal_of().key, "f", lease())
+        assert isinstance(execution, Execution)
+        assert await subject.requests.give_back(execution, now_ms=T0)
+        assert await subject.requests.overdue(now_ms=T0 + DAY_MS, limit=9) == []
+        await made.go_on_to_reverse()
+        (row,) = await subject.requests.overdue(now_ms=T0 + 4, limit=9)
+        assert (row.key, row.attempt) == (reversal_of().key, 1)
+        assert await subject.requests.take_over(row, lease(T0 + 4)) is not None
+
+    async def test_reversal_that_begins_leaves_a_request_in_progress_as_it_is(self, make: Make) -> None:
+        subject = await make()
+        made = await succeeded(subject)
+        await subject.requests.begin(reversal_of().key, "f", lease())
+        await made.go_on_to_reverse()
+        assert await subject.requests.overdue(now_ms=T0 + 4_999, limit=9) == []
+        assert len(await subject.requests.overdue(now_ms=T0 + 5_000, limit=9)) == 1
 
     async def test_refused_reversal_leaves_the_payment_as_it_was(self, make: Make) -> None:
         """The refusal is stored; the next request may try again."""

@@ -45,6 +45,26 @@ async def test_reversal_whose_beginning_is_unknown_is_finished_by_the_worker(clu
     assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
 
 
+async def test_reversal_begun_after_it_was_given_back_is_finished_by_the_worker(cluster: InMemoryCluster) -> None:
+    """Its execution was paused, the worker gave the request back, and it began the reversal and died."""
+    reverse = await reversal(cluster)
+    paused = cluster.instance()
+
+    async def meanwhile() -> None:
+        cluster.clock.advance(LEASE_MS + 1)
+        await cluster.instance().operations.recovery.recover()
+        assert cluster.state("v1", REVERSE, WANG) is RequestState.ISSUED
+
+    paused.failpoints.at["locked"] = meanwhile
+    paused.process.fails("begin_reversal", SILENCE, after=True)
+    with pytest.raises(OutcomeUnknown):
+        await reverse(paused)
+    assert cluster.of("s1").state is PaymentState.REVERSING
+    await cluster.recovered(by=cluster.instance())
+    assert cluster.of("s1").state is PaymentState.REVERSED
+    assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
+
+
 async def test_reversal_that_may_have_begun_is_not_refused_when_it_is_asked_for_again(cluster: InMemoryCluster) -> None:
     reverse = await reversal(cluster)
     one, two = cluster.instance(), cluster.instance()
