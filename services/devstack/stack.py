@@ -238,7 +238,7 @@ class Stack:
         """
         await self._supervision.wait_until(condition, timeout_s)
 
-    async def wait_serving(self, *names: str, timeout_s: float = 15.0) -> None:
+    async def wait_serving(self, *names: str, timeout_s: float = 60.0) -> None:
         """Wait until these instances (none: all, and the acquirer's) are SERVING; raises as `wait_until`."""
         ours = (ACQUIRER, *INTERFACES)
         chosen = names or tuple(process.name for process in self._processes() if process.service in ours)
@@ -246,11 +246,11 @@ class Stack:
             lambda: all(self.instance(name).state is InstanceState.SERVING for name in chosen), timeout_s
         )
 
-    async def wait_state(self, name: str, wanted: InstanceState, timeout_s: float = 15.0) -> None:
+    async def wait_state(self, name: str, wanted: InstanceState, timeout_s: float = 60.0) -> None:
         """Wait until an instance is in a state; raises as `wait_until`."""
         await self.wait_until(lambda: self.instance(name).state is wanted, timeout_s)
 
-    async def wait_server(self, name: str, timeout_s: float = 30.0) -> None:
+    async def wait_server(self, name: str, timeout_s: float = 60.0) -> None:
         """Wait until the stack's own `zookeeper` or `postgresql` serves; raises as `wait_until`."""
         await self.wait_state(name, InstanceState.SERVING, timeout_s)
 

@@ -45,10 +45,10 @@ async def harness(tmp_path_factory: pytest.TempPathFactory, _zookeeper_can_be_st
 @pytest_asyncio.fixture(autouse=True, loop_scope="session")
 async def _a_good_bank(harness: Harness) -> AsyncIterator[None]:
     """Nothing goes wrong with the bank before a test, and everything serves."""
-    await harness.stack.wait_serving(timeout_s=30)
+    await harness.stack.wait_serving()
     await harness.set_acquirer_faults()
     yield
-    await harness.stack.wait_serving(timeout_s=30)
+    await harness.stack.wait_serving()
     await harness.set_acquirer_faults()
 
 

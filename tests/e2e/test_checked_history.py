@@ -113,7 +113,7 @@ async def nemesis(harness: Harness, calls: Calls, history: HistoryWriter, faults
             pid = harness.pid(target)
             harness.stack.kill(target)
             await harness.wait_died(target, pid)
-            await harness.stack.wait_serving(target, timeout_s=30)
+            await harness.stack.wait_serving(target)
         history.nemesis(fault, Phase.ENDED, target)
     await calls.wait_more(_BETWEEN_FAULTS)
 

@@ -176,7 +176,7 @@ async def test_settle_without_an_answer_in_time_names_the_request_id(terminal: T
         stack.restarts = True
     assert done.returncode == 1
     assert f"--request-id {request_id}" in done.stderr
-    await stack.wait_serving(timeout_s=30)
+    await stack.wait_serving()
     assert (await terminal.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
 
 

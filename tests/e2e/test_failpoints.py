@@ -231,7 +231,7 @@ def test_every_failpoint_in_the_code_is_there() -> None:
 async def test_operation_passes_its_failpoints_only(running: RunningStack, operation: str) -> None:
     """When no process is killed: those failpoints, and no others."""
     harness = running.harness
-    await harness.stack.wait_serving(timeout_s=30)
+    await harness.stack.wait_serving()
     one = await OPERATIONS[operation](harness)
     before = {service: await passed(harness, service) for service in PASSES["settle with card"]}
     answer = await one.first.call_until_answered(HERE)
@@ -252,7 +252,7 @@ async def test_operation_killed_at_a_failpoint_is_done_once(
 ) -> None:
     """Done once, by any execution; nothing is open 15 s after the killed process is back, and all witnesses agree."""
     harness, clock = running.harness, running.harness.clock
-    await harness.stack.wait_serving(timeout_s=30)
+    await harness.stack.wait_serving()
     if "acquirer" in PASSES[operation]:
         await reach_acquirer(harness)
     one = await OPERATIONS[operation](harness)
@@ -306,7 +306,7 @@ async def killed(
     finally:
         stack.kill(victim, signal.SIGKILL)
     await harness.wait_died(victim, pid)
-    await stack.wait_serving(victim, timeout_s=30)
+    await stack.wait_serving(victim)
     return tuple(calls)
 
 

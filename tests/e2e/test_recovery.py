@@ -79,7 +79,7 @@ class TestClerks:
     @pytest.mark.parametrize("point", ["claimed", "submitted", "posted", "recorded"])
     async def test_accountant_finishes_a_half_settled_order(self, alone: Harness, point: str) -> None:
         """They finish the dead cashier's payment; their own is declined, and moved nothing."""
-        await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
+        await alone.stack.wait_serving(ONE, TWO)
         order_id, key = await alone.new_order(), new_id("settle")
         pid = alone.stack.instance(ONE).pid
         await alone.failpoints.arm(ONE, point, KILL, order_id)
@@ -99,7 +99,7 @@ class TestClerks:
 
     async def test_retry_after_a_lost_reply_gets_the_stored_response(self, alone: Harness) -> None:
         """The retry, at the other instance, gets the stored bytes, marked; and so does every one after it."""
-        await alone.stack.wait_serving(ONE, TWO, timeout_s=30)
+        await alone.stack.wait_serving(ONE, TWO)
         order_id, key = await alone.new_order(), new_id("settle")
         await alone.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
         lost = await alone.cashier.settle_once(order_id, key, at=ONE, timeout_s=1.0)
@@ -170,7 +170,7 @@ class TestLoad:
         assert [answer.error for answer in seen] == [None] * len(orders)
         assert {answer.payment.state for answer in seen} == {pb.PAYMENT_STATE_SUCCEEDED}
         await busy.wait_died(ONE, pid)
-        await busy.stack.wait_serving(ONE, timeout_s=30)
+        await busy.stack.wait_serving(ONE)
         for (order_id, key), answer in zip(orders, seen, strict=True):
             busy.connections.answers.append(Answered(key, True, answer.body))
             again = await busy.cashier.settle(order_id, key, at=ONE)
@@ -179,7 +179,7 @@ class TestLoad:
 
     async def test_zookeeper_is_killed_and_comes_back(self, busy: Harness) -> None:
         """While it is away every settle is answered UNAVAILABLE within its deadline; then all goes on unaided."""
-        await busy.stack.wait_serving(ONE, TWO, timeout_s=30)
+        await busy.stack.wait_serving(ONE, TWO)
         orders = [(await busy.new_order(), new_id("settle")) for _ in range(60)]
         under_way = orders[:20]
         pid = busy.stack.zookeeper_pid

@@ -71,7 +71,7 @@ class Restarts:
         for name in names:
             stack.kill(name, signal.SIGTERM)
         gone_s = await asyncio.gather(*(self._gone(name, pids[name], told_s) for name in names))
-        await stack.wait_serving(*names, timeout_s=30)
+        await stack.wait_serving(*names)
         self.took.append(f"{', '.join(names)}: gone after {max(gone_s):.2f} s, back {time.monotonic() - told_s:.2f} s")
 
     async def _amid_a_call(self, name: str) -> None:

@@ -168,8 +168,7 @@ async def test_interrupted_run_says_how_to_go_on_and_every_line_has_a_result(
         counts = Counter(outcomes(tmp_path / "orders.csv.result.csv").values())
         assert counts.keys() <= {("settled",), ("open",)}
         assert counts.total() == 200
-        assert counts[("settled",)] % 64 == 0, "a batch in flight may end"
-        assert counts[("open",)] > 0
+        assert counts[("settled",)] <= 64, "only the batch in flight may end"
         assert f"open                         {counts[('open',)]}".encode() in output.splitlines()
         done = await command_line(*command, COUNTINGHOUSE_DATA=str(stack.data))
         assert done.returncode == 0, done.stderr

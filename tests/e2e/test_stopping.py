@@ -56,7 +56,7 @@ class RunningStack:
     async def held_up(self, point: str, delay_s: float) -> tuple[str, str, asyncio.Task[CallResult]]:
         """A settle under way at the first payment instance, waiting at a failpoint: its order, its key, its answer."""
         harness = self.harness
-        await self.stack.wait_serving(timeout_s=30)
+        await self.stack.wait_serving()
         order_id, key = await harness.new_order(), new_id("settle")
         await harness.failpoints.arm(ONE, point, DELAY, order_id, delay_s=delay_s)
         fired = await harness.failpoints.fired(ONE, point)
@@ -157,7 +157,7 @@ async def test_second_sigterm_changes_nothing(running: RunningStack) -> None:
 async def test_service_without_zookeeper_stops_in_time(running: RunningStack, how: signal.Signals) -> None:
     """Nobody can be told that it goes; it goes all the same."""
     stack = running.stack
-    await stack.wait_serving(timeout_s=30)
+    await stack.wait_serving()
     zookeeper = stack.zookeeper_pid
     stack.restarts = False
     try:
@@ -169,13 +169,13 @@ async def test_service_without_zookeeper_stops_in_time(running: RunningStack, ho
     finally:
         stack.kill(ZOOKEEPER, signal.SIGCONT)
         stack.restarts = True
-    await stack.wait_serving(timeout_s=30)
+    await stack.wait_serving()
 
 
 async def test_sigterm_before_ready_stops_at_once(running: RunningStack) -> None:
     """While it still waits for ZooKeeper to register."""
     stack = running.stack
-    await stack.wait_serving(timeout_s=30)
+    await stack.wait_serving()
     stack.kill(ZOOKEEPER, signal.SIGSTOP)
     try:
         await running.told_to_stop("order-1")
@@ -188,7 +188,7 @@ async def test_sigterm_before_ready_stops_at_once(running: RunningStack) -> None
         assert await running.told_to_stop("order-1") < MARGIN_S
     finally:
         stack.kill(ZOOKEEPER, signal.SIGCONT)
-    await stack.wait_serving(timeout_s=30)
+    await stack.wait_serving()
 
 
 @pytest.mark.soak
