@@ -42,6 +42,7 @@ for _name in _FAULTS:
 
 
 async def _set_faults(context: InjectionContext, instance: str, faults: Sequence[acquirer_pb2.Fault]) -> None:
+    await context.target.wait_serving(instance)  # another fault may have killed it
     try:
         await context.operator.ask_until_ok(
             acquirer_pb2.SetFaultsRequest(faults=faults), at=instance, timeout_s=2.0, within_s=INJECT_WITHIN_S

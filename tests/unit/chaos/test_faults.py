@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from countinghouse.payment.v1 import payment_pb2
 from services.chaos import faults, runner
-from services.chaos.faults import trigger
+from services.chaos.faults import acquirer, network, trigger
 from services.chaos.faults.types import FaultInjection, FaultTypes, InjectionContext, Observations, instances
 from services.chaos.injector import Injector
 from services.chaos.report import run_page
@@ -49,10 +49,19 @@ class Ensemble:
 
 @dataclass(slots=True)
 class Link:
-    """A target with one link, which calls use from the third settle on; and the caller that makes them."""
+    """A target with one link, which calls use from the third settle on; and the caller that makes them.
+
+    Args:
+        back_after_s: Its instance was killed, and serves again so long after it is waited for.
+    """
 
     asked: list[str] = field(default_factory=list)
     toxic: bool = False
+    back_after_s: float = 0.0
+
+    async def wait_serving(self, instance: str) -> None:
+        await asyncio.sleep(self.back_after_s)
+        self.back_after_s = 0.0
 
     async def heal(self, link: str) -> None:
         self.toxic = False
@@ -61,10 +70,28 @@ class Link:
         self.toxic = True
 
     async def affected_connections(self, link: str) -> int:
-        return int(self.toxic and self.asked.count("Settle") >= 3)
+        return int(self.toxic and self.asked.count("Settle") >= 3 and not self.back_after_s)
 
     async def answer(self, _process: str, request: Any) -> None:
         self.asked.append(type(request).__name__.removesuffix("Request"))
+
+
+@dataclass(slots=True)
+class KilledAcquirer:
+    """A target whose acquirer answers nothing until it is waited for."""
+
+    serves: bool = False
+    faults: int = 0
+
+    async def wait_serving(self, instance: str) -> None:
+        await asyncio.sleep(0.2)
+        self.serves = True
+
+    async def answer(self, _process: str, request: Any) -> Answer | None:
+        if not self.serves:
+            return Answer(code="UNAVAILABLE")
+        self.faults = len(request.faults)
+        return None
 
 
 @dataclass(slots=True)
@@ -181,6 +208,37 @@ async def test_toxic_on_an_unused_link_is_met_by_orders_made_for_it() -> None:
         assert link.toxic
         assert link.asked == ["CreateOrder", "Settle"] * 3
     assert not link.toxic
+
+
+async def test_toxic_on_the_link_of_a_killed_instance_is_met_when_it_serves_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes: the time in which a call can use the link begins then."""
+    for module in (network, trigger):
+        monkeypatch.setattr(module, "INJECT_WITHIN_S", 0.1)
+    link = Link(back_after_s=0.3)
+    async with injected(link, "reset", "ledger-1"):
+        assert link.asked == ["CreateOrder", "Settle"] * 3
+
+
+async def test_toxic_that_no_call_meets_is_no_fault_that_was_injected(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (network, trigger):
+        monkeypatch.setattr(module, "INJECT_WITHIN_S", 0.0)
+    link = Link()
+    with pytest.raises(NotBroughtAbout, match="no call used the link ledger-1"):
+        async with injected(link, "reset", "ledger-1"):
+            pytest.fail("it was injected")
+    assert not link.toxic
+
+
+async def test_acquirer_that_was_killed_is_given_its_faults_when_it_serves_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acquirer, "INJECT_WITHIN_S", 0.1)
+    target = KilledAcquirer()
+    async with injected(target, "acquirer-down", "acquirer-1"):
+        assert target.faults == 1
+    assert target.faults == 0
 
 
 async def test_leader_kill_kills_the_leader_that_was_seen() -> None:
