@@ -31,6 +31,7 @@ from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
 from services.testkit.client import CURRENCY, Connections, RecordingClient, money
 from services.testkit.failpoints import FailpointClient
+from services.testkit.fair_clock import FairClock
 from services.testkit.identities import CUSTOMER, Identity
 from services.testkit.waiting import wait_until
 
@@ -179,8 +180,8 @@ class Harness:
         return await read_snapshot(self.databases)
 
     async def settled_snapshot(self, within_s: float) -> Reading:
-        """Return the books once nothing is under way, or at the latest after `within_s` seconds."""
-        return await settled_snapshot(self.databases, within_s, self.clock)
+        """Return the books once nothing is under way, or at the latest after `within_s` fair seconds."""
+        return await settled_snapshot(self.databases, within_s, FairClock(self.clock))
 
 
 @asynccontextmanager

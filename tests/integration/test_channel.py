@@ -20,8 +20,8 @@ from coordination.channel.load_balancing import WeightedRandom
 from coordination.discovery import Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
+from services.testkit.fair_clock import fair_s
 from tests.integration.echo import INTERFACE, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
-from tests.integration.fair_clock import fair_s
 from tests.integration.provider import provider_url, started
 from tests.integration.zookeeper import ZooKeeper, until
 

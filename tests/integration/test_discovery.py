@@ -14,7 +14,7 @@ from coordination.discovery import Consumer, Directory, DirectoryState, Discover
 from coordination.errors import NoProviders
 from coordination.registry import ProviderURL, Registry
 from coordination.session import Session
-from tests.integration.fair_clock import fair_s
+from services.testkit.fair_clock import fair_s
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, connected, expire
 from tests.integration.zookeeper import until as eventually

@@ -18,8 +18,8 @@ from coordination.channel.outcomes import DETAILS_KEY
 from coordination.discovery import Directory
 from coordination.grpc_channel import PATIENT
 from coordination.registry import Endpoint
+from services.testkit.fair_clock import fair_s
 from tests.integration.echo import Cable, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
-from tests.integration.fair_clock import fair_s
 from tests.integration.provider import started
 
 NOTICED_S = 2.5

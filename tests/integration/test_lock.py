@@ -21,7 +21,7 @@ from coordination.locks import LockLost, LockTimeout, ResourceLocks
 from coordination.locks.lease import LockLease
 from coordination.session import Session, SessionState
 from services.runtime.zookeeper_paths import LOCKS_ROOT
-from tests.integration.fair_clock import fair_s
+from services.testkit.fair_clock import fair_s
 from tests.integration.queueing import ACCOUNTANT, CASHIER, SLACK_S, nodes_left, queued
 from tests.integration.relay import CREATE2, DELETE, GET_CHILDREN, MULTI, relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until

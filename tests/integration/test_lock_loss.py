@@ -14,7 +14,7 @@ from coordination.locks.lease import LockLease
 from coordination.metrics import Metrics
 from coordination.session import Session, SessionChange, SessionState
 from services.runtime.zookeeper_paths import LOCKS_ROOT
-from tests.integration.fair_clock import late_s
+from services.testkit.fair_clock import late_s
 from tests.integration.queueing import CASHIER, SLACK_S
 from tests.integration.relay import relayed
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, expire, until

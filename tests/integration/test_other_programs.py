@@ -17,8 +17,8 @@ from coordination.channel.channel import DiscoveredChannel, never_sent
 from coordination.channel.load_balancing import PickerName, Standing, by_name
 from coordination.channel.outcomes import DETAILS_KEY
 from coordination.metrics import Metrics
+from services.testkit.fair_clock import fair_s
 from tests.integration.echo import INTERFACE, Context, Echo, Stub, channel_to, directory_of
-from tests.integration.fair_clock import fair_s
 from tests.integration.zookeeper import until
 
 ELSEWHERE = "test.SomethingElse"

@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry
 from coordination.channel import Broadcast, Failfast, Failover, Failsafe, Forking, Policy
 from coordination.channel.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
 from coordination.metrics import Metrics
+from services.testkit.fair_clock import fair_s
 from tests.integration.echo import INTERFACE, Context, Echo, InTurn, Stub, channel_to, dead_port, directory_of
-from tests.integration.fair_clock import fair_s
 from tests.integration.zookeeper import until
 
 

@@ -12,7 +12,7 @@ from coordination.errors import BadProviderURL
 from coordination.metrics import Metrics
 from coordination.registry import ProviderURL, Registry
 from coordination.session import Session, SessionState
-from tests.integration.fair_clock import fair_s
+from services.testkit.fair_clock import fair_s
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 

@@ -21,7 +21,7 @@ from coordination.metrics import Metrics
 from coordination.registry import Registry
 from coordination.rules.rule_watcher import config_path
 from coordination.session import Session
-from tests.integration.fair_clock import fair_s
+from services.testkit.fair_clock import fair_s
 from tests.integration.provider import provider_url
 from tests.integration.zookeeper import ZooKeeper, connected, expire
 

@@ -24,7 +24,7 @@ from coordination.errors import Forbidden, Unavailable, WrongProcess
 from coordination.metrics import Metrics
 from coordination.session import requests
 from coordination.session.session import SLOTS, Session, SessionChange, SessionState
-from tests.integration.fair_clock import fair_s
+from services.testkit.fair_clock import fair_s
 from tests.integration.zookeeper import SESSION_TIMEOUT_S, ZooKeeper, bridge_of, connected, expire, until
 
 SLACK_S = 0.25
