@@ -133,9 +133,9 @@ async def run(target: Target, config: RunConfig, folder: Path, clock: Clock, tel
             injector = await _work(target, config, plan, connections, history, shared, tell)
             tell("all faults have ended; waiting until no payment is open")
             fair = FairClock(clock)  # or a run on a busy machine would be violated
-            healed_s = fair.monotonic_s()
+            healed_s = clock.monotonic_s()
             reading = await settled_snapshot(target.databases, REST_WITHIN_S, fair)
-            rested_s = fair.monotonic_s() - healed_s
+            rested_s = clock.monotonic_s() - healed_s
             resting = _at_rest(reading)
             tell(f"{'nothing' if resting.ok else 'something still'} open after {rested_s:.1f} s")
             auditor = _client(target, connections, "clerk-wang", "auditor")

@@ -17,7 +17,7 @@ from tests.fakes.clock import ManualClock
 
 
 class SilentClient(RecordingClient):
-    """Keeps the requests, and answers none; or all of them as this says."""
+    """Keeps the requests, and answers none, or each with the same answer."""
 
     def __init__(self, answer: Answer = NO_ANSWER) -> None:
         super().__init__(Connections(str, ManualClock()), Identity("li", Role.CASHIER, ""))
@@ -48,9 +48,9 @@ async def test_reused_request_id_is_for_another_order(seed: int) -> None:
     assert all(used[request.request_id] != request.order_id for request in client.settles())
 
 
-async def test_request_with_a_final_answer_is_repeated_at_the_end() -> None:
-    """A short run in which no operation was `repeat` has an answer that was given again all the same."""
-    client, shared = SilentClient(Answer(state="SUCCEEDED")), SharedState()
+async def settle_once(client: SilentClient) -> None:
+    """Have a worker settle one order, during which the run ends."""
+    shared = SharedState()
     shared.orders.append(Order("o1", "mei"))
     worker = Worker(client, shared, seed=1, rate_per_s=1000.0)
 
@@ -59,19 +59,18 @@ async def test_request_with_a_final_answer_is_repeated_at_the_end() -> None:
         await worker.settle()
 
     await worker.run([(1.0, settle_for_the_last_time)])
+
+
+async def test_request_with_a_final_answer_is_repeated_at_the_end() -> None:
+    """A short run in which no operation was `repeat` has an answer that was given again all the same."""
+    client = SilentClient(Answer(state="SUCCEEDED"))
+    await settle_once(client)
     first, again = client.settles()
     assert first == again
 
 
 async def test_request_that_was_given_up_is_not_repeated_at_the_end() -> None:
     """What is left of it is for the services to finish by themselves."""
-    client, shared = SilentClient(), SharedState()
-    shared.orders.append(Order("o1", "mei"))
-    worker = Worker(client, shared, seed=1, rate_per_s=1000.0)
-
-    async def settle_for_the_last_time() -> None:
-        shared.over.set()
-        await worker.settle()
-
-    await worker.run([(1.0, settle_for_the_last_time)])
+    client = SilentClient()
+    await settle_once(client)
     assert len(client.settles()) == 1

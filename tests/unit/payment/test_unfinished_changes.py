@@ -31,18 +31,22 @@ async def parking(cluster: InMemoryCluster) -> Ask:
     return lambda instance: cluster.park(instance, payment_id)
 
 
-async def test_reversal_whose_beginning_is_unknown_is_finished_by_the_worker(cluster: InMemoryCluster) -> None:
-    """Its commit was made, and its answer lost. It was given back, and stayed REVERSING until its clerk came back."""
-    reverse = await reversal(cluster)
-    one = cluster.instance()
-    one.process.fails("begin_reversal", SILENCE, after=True)
+async def begun_and_left_to_the_worker(cluster: InMemoryCluster, reverse: Ask, instance: Instance) -> None:
+    """Lose the answer to the commit that begins the reversal, and see the worker finish it."""
+    instance.process.fails("begin_reversal", SILENCE, after=True)
     with pytest.raises(OutcomeUnknown):
-        await reverse(one)
+        await reverse(instance)
     assert cluster.of("s1").state is PaymentState.REVERSING
     await cluster.recovered(by=cluster.instance())
     assert cluster.of("s1").state is PaymentState.REVERSED
     assert cluster.order().state is OrderState.UNPAID
     assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
+
+
+async def test_reversal_whose_beginning_is_unknown_is_finished_by_the_worker(cluster: InMemoryCluster) -> None:
+    """Its commit was made, and its answer lost. It was given back, and stayed REVERSING until its clerk came back."""
+    reverse = await reversal(cluster)
+    await begun_and_left_to_the_worker(cluster, reverse, cluster.instance())
 
 
 async def test_reversal_begun_after_it_was_given_back_is_finished_by_the_worker(cluster: InMemoryCluster) -> None:
@@ -56,13 +60,7 @@ async def test_reversal_begun_after_it_was_given_back_is_finished_by_the_worker(
         assert cluster.state("v1", REVERSE, WANG) is RequestState.ISSUED
 
     paused.failpoints.at["locked"] = meanwhile
-    paused.process.fails("begin_reversal", SILENCE, after=True)
-    with pytest.raises(OutcomeUnknown):
-        await reverse(paused)
-    assert cluster.of("s1").state is PaymentState.REVERSING
-    await cluster.recovered(by=cluster.instance())
-    assert cluster.of("s1").state is PaymentState.REVERSED
-    assert cluster.state("v1", REVERSE, WANG) is RequestState.DONE
+    await begun_and_left_to_the_worker(cluster, reverse, paused)
 
 
 async def test_reversal_that_may_have_begun_is_not_refused_when_it_is_asked_for_again(cluster: InMemoryCluster) -> None:
