@@ -12,6 +12,7 @@ import inspect
 import logging
 import re
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 import typer
 
 from coordination.errors import BadAddress
+from services.cli import streams
 from services.cli.connection import Connection, parse_principal
 from services.cli.flags import told_by_flags
 from services.kernel.currency import format_amount
@@ -287,8 +289,9 @@ def _two_callers(context: typer.Context) -> typer.BadParameter:
 
 
 async def _interruptible(work: Coroutine[Any, Any, _T]) -> _T:
-    """Let SIGTERM interrupt as Ctrl-C does; commands that have to stop something register how."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does; commands that have to stop something register how."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
     return await work
 
 
@@ -309,6 +312,9 @@ async def _talk(
             if told is error:
                 raise
             raise told from error
+        finally:
+            if client.again and not streams.written():
+                print(f"countinghouse: it was answered; {client.again}", file=sys.stderr)
 
 
 #: The command as it was typed.

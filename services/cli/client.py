@@ -108,6 +108,7 @@ class Client:
         self._request_id = ""
         #: How what is under way can be repeated; empty: nothing is.
         self._repeat = ""
+        self._again = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,6 +143,11 @@ class Client:
         if not self._repeat:
             return None
         return Interrupted("INTERRUPTED", f"Interrupted. It may have been done. {self._repeat}")
+
+    @property
+    def again(self) -> str:
+        """How to get the answer of the last change again; empty: nothing was changed."""
+        return self._again
 
     async def read(self, service: str, method: str, request: Message) -> Any:
         """Ask for something; return the response message.
@@ -230,7 +236,7 @@ class Client:
                 if "replayed" in error.metadata:
                     self._tell_replayed(error, key)
                 raise
-            self._repeat = ""
+            self._repeat, self._again = "", f"to get the answer again, {how}"
             return reply
 
     async def session(self) -> Session:

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     NOT_RUN = 2, "wrong usage, or no stack to ask; of a verdict (check, chaos, demo): unknown"
     OUTCOME_UNKNOWN = 3, "not known yet whether it was done: ask again with the same --request-id"
     NOT_PAID = 4, "answered, and the money did not move as asked: declined, or not reversed"
+    ANSWER_LOST = 5, "done, and the answer could not be written"
     DEFECT = 70, "a defect of this program, with a traceback; what it had asked for may have been done"
     INTERRUPTED = 130, "interrupted"
 

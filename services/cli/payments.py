@@ -405,7 +405,7 @@ def _what_to_do(payment: dict[str, Any], about: dict[str, Any]) -> str:
     elif payment["ticket_id"]:
         ways.append(f"repeat the same pay with ticket {payment['ticket_id']}")
     else:
-        ways.append("repeat the same settle with its --request-id")
+        ways.append("repeat the same settle with its --request-id, or the same pay with its ticket")
     parkable = payment["state"] in ("PAYMENT_STATE_UNKNOWN", "PAYMENT_STATE_REVERSING")
     if parkable and payment["source"] == "SOURCE_CARD" and payment["order_id"] and not payment["journal_id"]:
         ways.append(f"free the order with `countinghouse payment park {payment_id} --reason …`")

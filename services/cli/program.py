@@ -31,7 +31,7 @@ def run(program: Callable[[], None]) -> None:
     sys.stdout.flush()
     if error := streams.failure():  # a full disk, say
         print(f"countinghouse: the answer could not be written: {error.strerror}", file=sys.stderr)
-        code = code or 1
+        code = code or ExitCode.ANSWER_LOST
     raise SystemExit(code)
 
 

@@ -188,9 +188,9 @@ def _outcome(repair: Repair | None) -> dict[str, Any]:
     return {} if repair is None else {"repaired": repair.done, "outcome": repair.words}
 
 
-def _amount(amount: Amount | None) -> str | None:
-    """Return an amount in minor units, as all JSON has it."""
-    return None if amount is None else f"{amount.minor_units} {amount.currency}"
+def _amount(amount: Amount | None) -> dict[str, Any] | None:
+    """Return an amount as all JSON has it."""
+    return None if amount is None else {"currency_code": amount.currency, "minor_units": amount.minor_units}
 
 
 def _moment_out(at_ms: int | None) -> str | None:

@@ -78,6 +78,12 @@ def unread() -> bool:
     return bool(getattr(sys.stdout, "unread", False))
 
 
+def written() -> bool:
+    """Hand on what was printed; return whether standard output took all of it, or its reader has gone."""
+    sys.stdout.flush()
+    return failure() is None
+
+
 def failure() -> OSError | None:
     """Return why standard output could not be written; None: it could, or its reader has gone."""
     failed: OSError | None = getattr(sys.stdout, "failure", None)

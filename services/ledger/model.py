@@ -149,7 +149,7 @@ class Account:
             raise AlreadyExists(
                 "ACCOUNT_EXISTS",
                 f"{self.account_id} is open as {self.kind} in {self.currency} with an overdraft limit of "
-                f"{self.overdraft_limit}; open another name for other terms",
+                f"{format_amount(self.overdraft_limit, self.currency)}; open another name for other terms",
                 metadata={"account_id": self.account_id},
             )
         return self

@@ -63,7 +63,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             check_name(request.request_id, "request_id"),
             fingerprint_without(request, "request_id"),
             account_id=check_account(request.account_id, "account_id"),
-            reason=check_reason(request.reason, "reason"),
+            reason=refuse_card_number(check_reason(request.reason, "reason"), "reason"),
         )
         return reply(call, answer)
 

@@ -391,7 +391,7 @@ def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Paymen
     """Return the payment of a ticket that names no order.
 
     Raises:
-        InvalidArgument: FIELD_REQUIRED, or PAYEE_INVALID: from another customer's wallet only the house is paid.
+        InvalidArgument: FIELD_REQUIRED, or PAYEE_INVALID: from a customer's wallet or card a clerk pays the house only.
         PermissionDenied: NOT_YOUR_WALLET.
     """
     if command.amount is None:
@@ -406,9 +406,10 @@ def _direct(draft: Payment, principal: Principal, command: PayCommand) -> Paymen
     payer = payer_account(command.source, customer_id, command.amount.currency)
     check_payee(command.payee_account_id, payer)
     house = sales_account(command.amount.currency)
-    if command.source is Source.WALLET and principal.role is not Role.CUSTOMER and command.payee_account_id != house:
+    is_customers = command.source in (Source.WALLET, Source.CARD)
+    if is_customers and principal.role is not Role.CUSTOMER and command.payee_account_id != house:
         raise InvalidArgument.of_field(
-            "PAYEE_INVALID", "payee_account_id", f"from a customer's wallet a clerk pays {house} only"
+            "PAYEE_INVALID", "payee_account_id", f"from a customer's wallet or card a clerk pays {house} only"
         )
     return replace(
         draft,

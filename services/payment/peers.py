@@ -122,7 +122,12 @@ class LedgerPeer:
             return None
         if account.account_id != account_id:
             raise OutcomeUnknown("LEDGER_MISMATCH", f"the ledger answered of another account than {account_id}")
-        return AccountTerms(account_id, account.currency_code, closed=account.closed_at_ms != 0)
+        return AccountTerms(
+            account_id,
+            account.currency_code,
+            closed=account.closed_at_ms != 0,
+            grows_by_debits=account.kind in (ledger.ACCOUNT_KIND_ASSET, ledger.ACCOUNT_KIND_EXPENSE),
+        )
 
     async def void(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> str:
         """Have the payment's Post refused for ever; the journal's id if it stands already, else empty."""

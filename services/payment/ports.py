@@ -102,11 +102,13 @@ class AccountTerms:
 
     Args:
         closed: Whether nothing can be posted to it any more.
+        grows_by_debits: Whether a credit lowers its balance: an asset or an expense.
     """
 
     account_id: str
     currency: str
     closed: bool = False
+    grows_by_debits: bool = False
 
 
 class Ledger(Protocol):

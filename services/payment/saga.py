@@ -22,6 +22,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,11 @@ _AFTER_LOCK_S = 0.5
 _BATCH_LOCK_WAIT_S = 0.5
 #: Kept back from a park's deadline for what comes after the question to the acquirer, in seconds.
 _AFTER_QUERY_S = 0.5
+#: How long the house's own accounts are taken to be as the ledger had them. An operator may close those of a currency
+#: that the settings no longer have; a charge within this time is then given back when the ledger refuses its journal.
+_HOUSE_ACCOUNTS_S = 10.0
+#: What the ledger opens as a liability or as revenue only.
+_CREDITABLE = re.compile(r"(wallet|sales):(.+:)?[A-Z]{3}")
 #: The notification to the order service of a payment that was posted or declined a moment ago.
 _NOTIFICATIONS = {PaymentState.SUCCEEDED: OutboxAction.COMPLETE, PaymentState.DECLINED: OutboxAction.RELEASE}
 #: The ledger's refusals after which it will never post this: no money moved.
@@ -169,7 +175,7 @@ class Saga:
         self._responses = responses
         self._failpoints = failpoints
         self._clock = clock
-        self._house_accounts: dict[str, AccountTerms] = {}
+        self._house_accounts: dict[str, tuple[AccountTerms, float]] = {}
 
     @asynccontextmanager
     async def locked(self, payment: Payment, clerk: Principal, context: Context) -> AsyncIterator[Context]:
@@ -228,24 +234,32 @@ class Saga:
             return await self.decline(payment, refusal, context)
 
     async def check_accounts(self, payment: Payment, charge: Charge, deadline: CallDeadline) -> None:
-        """Check the accounts of a card's journal before the card is charged. The ledger checks again when it posts.
+        """Check the accounts of a journal before a card is charged, and a payee whose name does not tell its kind.
 
-        The house's own accounts are asked for once: they cannot be closed, and an account never changes its currency.
+        The ledger checks again when it posts, but for the payee's kind. The house's own accounts are asked for once in
+        `_HOUSE_ACCOUNTS_S`.
 
         Raises:
             FailedPrecondition: As `check_account_terms`.
             Unavailable: The ledger did not answer, and nothing was done.
         """
-        if payment.source is not Source.CARD:
+        if payment.source is not Source.CARD and names_creditable(charge.payee_account_id):
             return
-        found = {}
-        for account_id in (charge.payer_account_id, charge.payee_account_id):
-            found[account_id] = self._house_accounts.get(account_id) or await self._account(account_id, deadline)
-        payer, payee = found[charge.payer_account_id], found[charge.payee_account_id]
+        payer = await self._terms(charge.payer_account_id, charge, deadline)
+        payee = await self._terms(charge.payee_account_id, charge, deadline)
         check_account_terms(charge, payer, payee)
-        for account_id, account in found.items():
-            if account is not None and account_id in (charge.payer_account_id, sales_account(charge.amount.currency)):
-                self._house_accounts[account_id] = account
+
+    async def _terms(self, account_id: str, charge: Charge, deadline: CallDeadline) -> AccountTerms | None:
+        """Return an account as the ledger has it, or had it a moment ago; None: there is none."""
+        known = self._house_accounts.get(account_id)
+        now_s = self._clock.monotonic_s()
+        if known is not None and now_s - known[1] < _HOUSE_ACCOUNTS_S:
+            return known[0]
+        account = await self._account(account_id, deadline)
+        is_house = account_id in (charge.payer_account_id, sales_account(charge.amount.currency))
+        if account is not None and is_house and not account.closed:
+            self._house_accounts[account_id] = (account, now_s)
+        return account
 
     async def _account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         try:
@@ -519,11 +533,16 @@ def charge_for(order: Order, payment: Payment) -> Charge:
     return Charge(order.round, order.customer_id, order.amount, payer, sales_account(currency))
 
 
+def names_creditable(account_id: str) -> bool:
+    """Return whether an account's name tells that a credit raises its balance: the ledger opens it as such only."""
+    return _CREDITABLE.fullmatch(account_id) is not None
+
+
 def check_account_terms(charge: Charge, payer: AccountTerms | None, payee: AccountTerms | None) -> None:
     """Check that the ledger could post this charge, as far as its accounts say. Balances are the ledger's to decide.
 
     Raises:
-        FailedPrecondition: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED or CURRENCY_MISMATCH.
+        FailedPrecondition: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED, CURRENCY_MISMATCH or PAYEE_NOT_CREDITABLE.
     """
     for account_id, account in ((charge.payer_account_id, payer), (charge.payee_account_id, payee)):
         about = {"account_id": account_id, "currency": charge.amount.currency}
@@ -536,10 +555,15 @@ def check_account_terms(charge: Charge, payer: AccountTerms | None, payee: Accou
                 "CURRENCY_MISMATCH",
                 f"account {account_id} is kept in {account.currency}; use an account in {charge.amount.currency}",
             )
+        elif account is payee and account.grows_by_debits:
+            problem = (
+                "PAYEE_NOT_CREDITABLE",
+                f"{account_id} receives no payments; name a wallet or a merchant",
+            )
         else:
             continue
         reason, what = problem
-        raise FailedPrecondition(reason, f"declined: {what}; the card was not charged", metadata=about)
+        raise FailedPrecondition(reason, f"declined: {what}; nothing was charged", metadata=about)
 
 
 def carried_on(refusal: CountinghouseError) -> OutcomeUnknown:

@@ -15,6 +15,7 @@ from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
 from services.kernel.ids import check_account, check_name, check_reason, check_text
+from services.kernel.principal import Principal
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
 from services.payment.pacing import Pacing
@@ -76,10 +77,10 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             ticket_id=check_name(request.ticket_id, "ticket_id"),
             source=translate.enum_in(_SOURCE_BY_NUMBER, request.source, "source"),
             amount=translate.money_in(request.amount) if request.HasField("amount") else None,
-            payee_account_id=check_account(request.payee_account_id, "payee_account_id")
-            if request.payee_account_id
-            else "",
-            customer_id=request.customer_id and check_name(request.customer_id, "customer_id"),
+            payee_account_id=request.payee_account_id
+            and refuse_card_number(check_account(request.payee_account_id, "payee_account_id"), "payee_account_id"),
+            customer_id=request.customer_id
+            and refuse_card_number(check_name(request.customer_id, "customer_id"), "customer_id"),
             memo=refuse_card_number(check_text(request.memo, "memo"), "memo"),
             fingerprint=translate.fingerprint_without(request, "ticket_id"),
             card=_card(request.card, request.source),
@@ -135,8 +136,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             return reply(call, await self._operations.park(call, command))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, _context: _Context) -> pb.GetPaymentResponse:
-        payment = await self._operations.get(current_call(), check_name(request.payment_id, "payment_id"))
-        return pb.GetPaymentResponse(payment=_payment_out(payment))
+        call = current_call()
+        payment = await self._operations.get(call, check_name(request.payment_id, "payment_id"))
+        return pb.GetPaymentResponse(payment=_shown(payment, call.principal))
 
     async def GetPaymentHistory(
         self, request: pb.GetPaymentHistoryRequest, _context: _Context
@@ -166,7 +168,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             key_types=(int, str),
             fetch=lambda key, limit: self._operations.page(call, which, limit=limit, after=key),
             key_of=lambda payment: (payment.created_at_ms, payment.payment_id),
-            out=_payment_out,
+            out=lambda payment: _shown(payment, call.principal),
         )
         return pb.ListPaymentsResponse(payments=page.rows, next_page_token=page.next_page_token)
 
@@ -218,6 +220,14 @@ def _event_out(event: PaymentEvent) -> pb.PaymentEvent:
         reason=event.reason,
         fence=translate.fence_out(event.fence) if event.fence else None,
     )
+
+
+def _shown(payment: Payment, reader: Principal) -> pb.Payment:
+    """Return a payment for a reader. A ticket is shown to its owner alone: it pays until the payment has ended."""
+    shown = _payment_out(payment)
+    if reader != payment.key.caller:
+        shown.ticket_id = ""
+    return shown
 
 
 def _payment_out(payment: Payment) -> pb.Payment:

@@ -17,7 +17,7 @@ _TIMEOUT_S = 60.0
 
 async def command_line(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `countinghouse` with these arguments."""
-    process = await start_command_line(*arguments, **environment)
+    process = await start_command_line(*arguments, output=asyncio.subprocess.PIPE, **environment)
     async with asyncio.timeout(_TIMEOUT_S):
         output, errors = await process.communicate()
     code = process.returncode
@@ -25,7 +25,9 @@ async def command_line(*arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.CompletedProcess(arguments, code, output.decode(), errors.decode())
 
 
-async def start_command_line(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+async def start_command_line(
+    *arguments: str, output: int = asyncio.subprocess.PIPE, **environment: str
+) -> asyncio.subprocess.Process:
     """Starts `countinghouse` with these arguments, apart from the terminal of the tests."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("COUNTINGHOUSE_")}
     if "--data" in arguments:
@@ -34,7 +36,7 @@ async def start_command_line(*arguments: str, **environment: str) -> asyncio.sub
         sys.executable,
         *("-m", "services.cli.main", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.PIPE,
         env=settings | environment,
         start_new_session=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -180,10 +181,32 @@ async def test_settle_without_an_answer_in_time_names_the_request_id(terminal: T
     assert (await terminal.json(*settle))["payment"]["state"] == "PAYMENT_STATE_SUCCEEDED"
 
 
-async def test_interrupted_order_create_names_the_request_id_that_makes_no_second_order(
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+async def test_settle_whose_answer_cannot_be_written_is_told_as_done_with_its_request_id(
     terminal: Terminal, stack: Stack
 ) -> None:
-    """Ctrl-C while it is under way: the command repeated by the id it named has one order to show."""
+    """A code that says "nothing was done" would have the caller take the money another way."""
+    made = await terminal.json("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY")
+    order_id = made["order"]["order_id"]
+    settle = ("settle", order_id, "--source", "drawer", "--as", "cashier:li")
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        process = await start_command_line(*settle, output=full, COUNTINGHOUSE_DATA=str(stack.data))
+    finally:
+        os.close(full)
+    _, errors = await process.communicate()
+    assert process.returncode == 5
+    named = re.search(rb"it was answered; to get the answer again, use --request-id (\S+)\n", errors)
+    assert named, errors
+    again = await terminal.json(*settle, "--request-id", named[1].decode())
+    assert (again["replayed"], again["payment"]["state"]) == (True, "PAYMENT_STATE_SUCCEEDED")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_interrupted_order_create_names_the_request_id_that_makes_no_second_order(
+    terminal: Terminal, stack: Stack, number: signal.Signals
+) -> None:
+    """Ctrl-C, or a terminal that is closed, while it is under way: repeated by the id it named it has one order."""
     order_id = new_id("ord")
     create = (
         *("order", "create", "--customer", "mei", "--amount", "12.50", "--currency", "CNY"),
@@ -204,7 +227,7 @@ async def test_interrupted_order_create_names_the_request_id_that_makes_no_secon
         async with asyncio.timeout(30):
             while await passed() == before:  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in errors

@@ -17,7 +17,7 @@ from services.kernel.fence import Fence
 from services.kernel.ids import IdSource
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
-from services.ledger.model import Entry, JournalDraft, Leg, journal_not_found
+from services.ledger.model import AccountKind, Entry, JournalDraft, Leg, journal_not_found
 from services.order import model as order_model
 from services.order.model import Change, order_not_found
 from services.order.ports import MoveOutcome, OrderStore
@@ -97,7 +97,10 @@ class FakeLedger(Ledger):
 
     async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         account = await self._store.account(account_id)
-        return None if account is None else AccountTerms(account_id, account.currency, account.closing is not None)
+        if account is None:
+            return None
+        by_debits = account.kind in (AccountKind.ASSET, AccountKind.EXPENSE)
+        return AccountTerms(account_id, account.currency, account.closing is not None, by_debits)
 
     async def void(self, payment: Payment, fence: Fence, deadline: CallDeadline) -> str:
         draft = JournalDraft(

@@ -82,7 +82,7 @@ def test_payment_that_is_not_by_card_shows_no_card(capsys: pytest.CaptureFixture
     [
         (
             {"state": pb.PAYMENT_STATE_UNKNOWN, "source": pb.SOURCE_CARD, "order_id": "o1"},
-            "or repeat the same settle with its --request-id, "
+            "or repeat the same settle with its --request-id, or the same pay with its ticket, "
             "or free the order with `countinghouse payment park p1 --reason …`",
         ),
         (
@@ -91,7 +91,7 @@ def test_payment_that_is_not_by_card_shows_no_card(capsys: pytest.CaptureFixture
         ),
         (
             {"state": pb.PAYMENT_STATE_UNKNOWN, "source": pb.SOURCE_DRAWER, "order_id": "o1"},
-            "or repeat the same settle with its --request-id",
+            "or repeat the same settle with its --request-id, or the same pay with its ticket",
         ),
         (
             {"state": pb.PAYMENT_STATE_REVERSING, "source": pb.SOURCE_CARD, "order_id": "o1", "journal_id": "j1"},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kernel.errors import FailedPrecondition, InvalidArgument
+from services.kernel.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from services.kernel.fence import NO_FENCE
 from services.kernel.money import MAX_BALANCE, MAX_MINOR_UNITS
 from services.kernel.principal import Principal, Role
@@ -239,3 +239,9 @@ def test_unreadable_journal_breaks_the_chain() -> None:
     check = ChainCheck(Head())
     assert not check.look(ChainLink(1, None))
     assert (check.examined, check.broken_at, check.last_hash) == (1, 1, NO_HASH)
+
+
+def test_account_that_is_open_on_other_terms_is_told_in_major_units() -> None:
+    standing = Account("wallet:mei:CNY", AccountKind.LIABILITY, "CNY", overdraft_limit=1250)
+    with pytest.raises(AlreadyExists, match=r"overdraft limit of 12\.50 CNY;"):
+        standing.check_terms(replace(standing, overdraft_limit=3000))

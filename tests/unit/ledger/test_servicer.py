@@ -115,6 +115,11 @@ def open_account(**changes: Any) -> pb.OpenAccountRequest:
         (post(clerk=None), "FIELD_REQUIRED", "clerk.name"),
         (post(clerk=clerk_pb2.Clerk(name="li")), "FIELD_REQUIRED", "clerk.role"),
         (open_account(account_id="wallet:4242424242424242:CNY"), "CARD_NUMBER_REFUSED", "account_id"),
+        (
+            pb.CloseAccountRequest(request_id="r1", account_id="wallet:mei:CNY", reason="card 4242 4242 4242 4242"),
+            "CARD_NUMBER_REFUSED",
+            "reason",
+        ),
         (open_account(request_id=""), "FIELD_REQUIRED", "request_id"),
         (open_account(account_id="x" * 101), "FIELD_MALFORMED", "account_id"),
         (open_account(kind=pb.ACCOUNT_KIND_UNSPECIFIED), "FIELD_REQUIRED", "kind"),

@@ -10,7 +10,7 @@ from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import Charge, ChargeState, Payload
 from services.kernel.errors import Aborted, FailedPrecondition, OutcomeUnknown
 from services.kernel.idempotency import RequestState
-from services.ledger.model import Account, AccountKind
+from services.ledger.model import Account, AccountKind, Closing
 from services.order.model import OrderState
 from services.payment.model import Payment, PaymentState, Source
 from services.payment.ports import ChargeStatus
@@ -234,6 +234,18 @@ class TestAccountsFirst:
             await cluster.settle(one, f"s{number}", await cluster.new_order(f"b{number}"), source=Source.CARD)
         assert one.process.calls["account"] == 2
         cluster.check()
+
+    async def test_house_account_that_was_closed_charges_no_card(self, cluster: InMemoryCluster) -> None:
+        """Its currency was taken out of the settings; this instance has asked about the account before."""
+        one = cluster.instance()
+        await by_card(cluster, one)
+        standing = cluster.ledger.open["sales:CNY"]
+        cluster.ledger.open["sales:CNY"] = replace(standing, closing=Closing(WANG, "not used any more", 1))
+        cluster.clock.advance(10_000)
+        charged = len(cluster.acquirer.charges)
+        answer = await cluster.settle(one, "s2", await cluster.new_order("b2"), source=Source.CARD)
+        assert reason_in(answer.response.body) == "ACCOUNT_CLOSED"
+        assert len(cluster.acquirer.charges) == charged
 
     async def test_ledger_that_does_not_answer_leaves_the_card_uncharged(self, cluster: InMemoryCluster) -> None:
         """Nothing is charged on a guess; the worker goes on when the ledger answers."""

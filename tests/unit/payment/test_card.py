@@ -104,9 +104,10 @@ class TestSucceeded:
         assert not one.failpoints.at
 
     async def test_direct_payment_is_paid_by_card(self, cluster: InMemoryCluster) -> None:
-        """A merchant is paid by card, with a ticket."""
+        """A customer pays a merchant, with a ticket."""
         one = cluster.instance()
-        payment = payment_in(await cluster.pay(one, await cluster.ticket(one), source=Source.CARD))
+        ticket = await cluster.ticket(one, clerk=MEI)
+        payment = payment_in(await cluster.pay(one, ticket, clerk=MEI, source=Source.CARD))
         assert payment.payer_account_id == OWED_FOR_CARDS
         assert payment.acquirer_key == f"{payment.payment_id}:1"
         assert cluster.ledger.open[MERCHANT].balance == 1000 + AMOUNT
@@ -140,7 +141,8 @@ class TestSucceeded:
         tom = Principal("tom", Role.CUSTOMER)
         for principal in (tom, LI):
             ticket = await cluster.ticket(one, clerk=principal)
-            answer = await cluster.pay(one, ticket, clerk=principal, source=Source.CARD, customer="tom")
+            payee = "sales:CNY" if principal is LI else MERCHANT
+            answer = await cluster.pay(one, ticket, clerk=principal, source=Source.CARD, customer="tom", payee=payee)
             assert reason_in(answer.response.body) == "CARD_NOT_YOURS"
             assert cluster.of(ticket).state is PaymentState.DECLINED
         cluster.check()

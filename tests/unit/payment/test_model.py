@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 
@@ -13,6 +14,8 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.ids import check_name
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.ledger import model as ledger_model
+from services.ledger.model import Account, AccountKind
 from services.payment.execution import half_settled
 from services.payment.model import (
     ACTIVE,
@@ -39,7 +42,7 @@ from services.payment.model import (
     plan,
 )
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
-from services.payment.saga import charge_for, check_account_terms
+from services.payment.saga import charge_for, check_account_terms, names_creditable
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -274,6 +277,7 @@ CNY_SALES = AccountTerms("sales:CNY", "CNY")
         (AccountTerms("acquirer:CNY", "CNY"), None, "ACCOUNT_NOT_FOUND"),
         (AccountTerms("acquirer:CNY", "CNY"), replace(CNY_SALES, closed=True), "ACCOUNT_CLOSED"),
         (AccountTerms("acquirer:CNY", "CNY"), replace(CNY_SALES, currency="JPY"), "CURRENCY_MISMATCH"),
+        (AccountTerms("acquirer:CNY", "CNY"), replace(CNY_SALES, grows_by_debits=True), "PAYEE_NOT_CREDITABLE"),
     ],
 )
 def test_accounts_that_cannot_be_posted_to_are_refused(
@@ -283,6 +287,28 @@ def test_accounts_that_cannot_be_posted_to_are_refused(
     with pytest.raises(FailedPrecondition) as refusal:
         check_account_terms(charge, payer, payee)
     assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("account_id", "kind"),
+    [
+        ("wallet:mei:CNY", AccountKind.LIABILITY),
+        ("wallet:a:b:CNY", AccountKind.LIABILITY),
+        ("sales:CNY", AccountKind.REVENUE),
+        ("wallet", None),
+        ("wallet:mei", None),
+        ("merchant:tea:CNY", None),
+        ("safe3", None),
+    ],
+)
+def test_name_tells_a_payees_kind_only_where_the_ledger_opens_no_other(
+    account_id: str, kind: AccountKind | None
+) -> None:
+    assert names_creditable(account_id) is (kind is not None)
+    for other in set(AccountKind) - {kind}:
+        account = Account(account_id, other, "CNY")
+        with pytest.raises(InvalidArgument) if kind else nullcontext():
+            ledger_model.check_account_terms(account)
 
 
 def test_event_of_the_first_release_is_filled_in_with_what_is_certain() -> None:

@@ -19,6 +19,7 @@ from services.kernel.errors import (
 from services.kernel.idempotency import Lease, RequestKey, RequestState, StoredResponse
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
+from services.ledger.model import Account, AccountKind
 from services.order.model import OrderState
 from services.payment.model import PAY, SETTLE, PaymentState, Source
 from services.payment.operations import PayCommand
@@ -134,6 +135,8 @@ class TestForm:
             (LI, {"payee_account_id": MERCHANT}, "PAYEE_INVALID", "payee_account_id"),
             (LI, {"payee_account_id": "wallet:li:CNY"}, "PAYEE_INVALID", "payee_account_id"),
             (LI, {"payee_account_id": "sales:USD"}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"source": Source.CARD, "payee_account_id": "wallet:li:CNY"}, "PAYEE_INVALID", "payee_account_id"),
+            (LI, {"source": Source.CARD, "customer_id": ""}, "PAYEE_INVALID", "payee_account_id"),
             (LI, {"customer_id": "tom"}, "NOT_YOUR_WALLET", ""),
             (TOM, {}, "NOT_YOUR_WALLET", ""),
             (TOM, {"source": Source.DRAWER}, "SOURCE_NOT_ALLOWED", ""),
@@ -143,7 +146,8 @@ class TestForm:
         self, cluster: InMemoryCluster, clerk: Principal, command: dict[str, object], reason: str, field: str
     ) -> None:
         one = cluster.instance()
-        ticket = await cluster.ticket(one, clerk=MEI if clerk == LI else clerk)
+        from_wallet = command.get("source", Source.WALLET) is Source.WALLET
+        ticket = await cluster.ticket(one, clerk=MEI if clerk == LI and from_wallet else clerk)
         asked: dict[str, object] = {
             "ticket_id": ticket,
             "source": Source.WALLET,
@@ -297,6 +301,20 @@ class TestDirect:
         assert [calls[name] for name in ("hold", "claim", "complete", "post")] == [0, 0, 0, 1]
         assert one.failpoints.passed == ["accepted", "submitted", "posted", "recorded"]
         assert not cluster.store.outbox
+        cluster.check()
+
+    @pytest.mark.parametrize("source", [Source.WALLET, Source.CARD])
+    @pytest.mark.parametrize("kind", [AccountKind.ASSET, AccountKind.EXPENSE])
+    async def test_direct_payment_to_an_account_that_a_credit_lowers_is_declined(
+        self, cluster: InMemoryCluster, source: Source, kind: AccountKind
+    ) -> None:
+        """A safe would lose the money, and tell the customer what it holds. No card is charged."""
+        cluster.ledger.open["safe3"] = Account("safe3", kind, "CNY", overdraft_limit=10_000)
+        one = cluster.instance()
+        ticket = await cluster.ticket(one, clerk=MEI)
+        answer = await cluster.pay(one, ticket, clerk=MEI, source=source, payee="safe3")
+        assert reason_in(answer.response.body) == "PAYEE_NOT_CREDITABLE"
+        assert (one.process.calls["post"], one.process.calls["charge"]) == (0, 0)
         cluster.check()
 
     async def test_direct_payment_from_an_empty_wallet_is_declined(self, cluster: InMemoryCluster) -> None:

@@ -197,6 +197,24 @@ class TestLedger:
         assert terms is not None
         assert terms.closed is (closed_at_ms > 0)
 
+    @pytest.mark.parametrize(
+        ("kind", "grows_by_debits"),
+        [
+            (ledger_pb2.ACCOUNT_KIND_ASSET, True),
+            (ledger_pb2.ACCOUNT_KIND_EXPENSE, True),
+            (ledger_pb2.ACCOUNT_KIND_LIABILITY, False),
+            (ledger_pb2.ACCOUNT_KIND_REVENUE, False),
+            (ledger_pb2.ACCOUNT_KIND_EQUITY, False),
+        ],
+    )
+    async def test_account_that_a_credit_lowers_is_known(
+        self, kind: ledger_pb2.AccountKind.ValueType, grows_by_debits: bool
+    ) -> None:
+        account = ledger_pb2.Account(account_id="safe3", currency_code="CNY", kind=kind)
+        terms = await ledger(ledger_pb2.GetAccountResponse(account=account)).account("safe3", soon())
+        assert terms is not None
+        assert terms.grows_by_debits is grows_by_debits
+
     async def test_account_that_is_not_open_differs_from_no_answer(self) -> None:
         assert await ledger(NotFound("ACCOUNT_NOT_FOUND", "no")).account("sales:CNY", soon()) is None
         closed = ledger_pb2.Account(account_id="sales:CNY", currency_code="CNY", closed_at_ms=1)

@@ -13,7 +13,7 @@ from services.kernel.errors import InvalidArgument, NotFound
 from services.kernel.principal import Principal, Role
 from services.payment.servicer import PaymentServicer
 from services.runtime.grpc.context import serving
-from tests.unit.payment.cluster import LI, WANG, InMemoryCluster, payment_in
+from tests.unit.payment.cluster import LI, MEI, WANG, InMemoryCluster, payment_in
 
 CONTEXT: Any = None  # the servicer needs nothing of grpc's
 CARD_NUMBERS = (
@@ -42,6 +42,20 @@ def pay(**fields: Any) -> pb.PayRequest:
 def reverse(**fields: Any) -> pb.ReverseRequest:
     asked: dict[str, Any] = {"request_id": "v1", "payment_id": "p1", "reason": "wrong order"}
     return pb.ReverseRequest(**(asked | fields))
+
+
+async def test_ticket_of_a_payment_is_shown_to_its_owner_alone() -> None:
+    """It pays until the payment has ended: whoever reads payments could press for the customer."""
+    cluster = InMemoryCluster()
+    one = cluster.instance()
+    servicer = PaymentServicer(one.operations, cluster.clock)
+    ticket = await cluster.ticket(one, clerk=MEI)
+    payment_id = payment_in(await cluster.pay(one, ticket, clerk=MEI)).payment_id
+    for reader, seen in ((MEI, ticket), (LI, ""), (WANG, "")):
+        serving(cluster.call(reader))
+        payment = (await servicer.GetPayment(pb.GetPaymentRequest(payment_id=payment_id), CONTEXT)).payment
+        (listed,) = (await servicer.ListPayments(pb.ListPaymentsRequest(), CONTEXT)).payments
+        assert (payment.ticket_id, listed.ticket_id) == (seen, seen)
 
 
 async def refusal_of(request: Any) -> InvalidArgument:
@@ -141,3 +155,10 @@ async def test_card_number_in_text_or_card_is_refused(make: Any, field: str, num
     refusal = await refusal_of(make(**{field: number}, **source))
     assert (refusal.reason, refusal.fields[0][0]) == ("CARD_NUMBER_REFUSED", field)
     assert number not in str(refusal)
+
+
+@pytest.mark.parametrize("field", ["customer_id", "payee_account_id"])
+@pytest.mark.parametrize("number", ["4242424242424242", "wallet:4242-4242-4242-4242"])
+async def test_card_number_in_a_name_is_refused(field: str, number: str) -> None:
+    refusal = await refusal_of(pay(**{field: number}))
+    assert (refusal.reason, refusal.fields[0][0]) == ("CARD_NUMBER_REFUSED", field)

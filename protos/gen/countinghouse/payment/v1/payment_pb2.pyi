@@ -255,7 +255,7 @@ class Payment(_message.Message):
     memo: _builtins.str
     """What the caller noted, up to 200 characters."""
     ticket_id: _builtins.str
-    """The ticket it was paid with; empty for Settle."""
+    """The ticket it was paid with; empty for Settle, and for readers who do not own the ticket."""
     version: _builtins.int
     """Grows by one with every change, from 1, without a gap."""
     created_at_ms: _builtins.int
@@ -396,8 +396,9 @@ class PayRequest(_message.Message):
     source: Global___Source.ValueType
     """Where the money comes from. Required."""
     payee_account_id: _builtins.str
-    """The ledger account to credit: a wallet to top up, a merchant to pay. From a wallet that is not the caller's own it is
-    `sales:<currency>`. Required for a direct payment; must be empty when the ticket names an order.
+    """The ledger account to credit: a wallet to top up, a merchant to pay. From a wallet that is not the caller's own, and from a
+    card with which a clerk pays, it is `sales:<currency>`. An asset or expense account is declined, PAYEE_NOT_CREDITABLE.
+    Required for a direct payment; must be empty when the ticket names an order.
     """
     customer_id: _builtins.str
     """The customer whose wallet pays, when the source is the wallet; empty: the caller's own. A customer may only name themselves; a clerk
