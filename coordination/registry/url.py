@@ -15,6 +15,8 @@ Invariants
    decodes values twice and finds the same.
 3. Reading is tolerant: unknown parameters are kept, the path or the interface may be missing, and names
    written by Java, dubbo-go and Python are all understood. The only error is BadProviderURL.
+4. A number that is missing, malformed or above its bound is its default: whatever a provider writes, a call can
+   compute with it.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ MAX_CHARACTERS = 16_384
 DEFAULT_WEIGHT = 100
 #: Dubbo's: a provider without ``warmup`` reaches its weight after ten minutes.
 DEFAULT_WARMUP_MS = 600_000
+
+#: The largest weight, warm-up or timeout that is read, as in rules: none of these, nor a sum of weights, can become too
+#: large for a float.
+MAX_NUMBER = 999_999_999
+#: The latest timestamp that is read, milliseconds.
+MAX_TIMESTAMP_MS = 999_999_999_999_999
 
 CONSUMER = "consumer"
 #: Protocols whose URLs may have no port: consumers, and rules for every port.
@@ -195,13 +203,13 @@ class ProviderURL:
 
     @property
     def weight(self) -> int:
-        """Share of the traffic, 0 or more; 100 if missing or malformed."""
+        """Share of the traffic, 0 or more; 100 if missing, malformed or above MAX_NUMBER."""
         return max(0, self._number("weight", DEFAULT_WEIGHT))
 
     @property
     def timestamp_ms(self) -> int:
         """When the provider started, Unix milliseconds; 0 if unknown. dubbo-go's seconds are understood."""
-        timestamp = max(0, self._number("timestamp", 0))
+        timestamp = max(0, self._number("timestamp", 0, MAX_TIMESTAMP_MS))
         return timestamp * 1000 if timestamp in _SECONDS else timestamp
 
     @property
@@ -235,11 +243,12 @@ class ProviderURL:
         """Return this URL with some parameters set."""
         return replace(self, parameters={**self.parameters, **changed})
 
-    def _number(self, name: str, default: int) -> int:
+    def _number(self, name: str, default: int, most: int = MAX_NUMBER) -> int:
         try:
-            return int(self.parameters.get(name, default))
+            number = int(self.parameters.get(name, default))
         except ValueError:
             return default
+        return number if number <= most else default
 
 
 def _split_address(authority: str, text: str) -> tuple[str, int]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from coordination.errors import BadProviderURL, BadRule
 from coordination.quoting import escaped, quoted
 from coordination.registry.service_key import Service
-from coordination.registry.url import CONSUMER, ProviderURL
+from coordination.registry.url import CONSUMER, MAX_NUMBER, ProviderURL
 from coordination.rules.document import RuleDocument, load
 from coordination.rules.patterns import (
     ANY,
@@ -294,8 +294,8 @@ def _checked_parameters(said: Mapping[str, str], origin: str) -> dict[str, str]:
 
 
 def _integer(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise BadRule(f"{what} should be a whole number from 0 to 999999999, not {quoted(text)}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_NUMBER))):
+        raise BadRule(f"{what} should be a whole number from 0 to {MAX_NUMBER}, not {quoted(text)}")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coordination.errors import BadProviderURL
 from coordination.registry import ProviderURL
+from coordination.registry.url import DEFAULT_WARMUP_MS, DEFAULT_WEIGHT, MAX_NUMBER
 from coordination.rules.patterns import ANY_HOST
 
 INTERFACE = "countinghouse.payment.v1.PaymentService"
@@ -198,6 +199,9 @@ def test_disabled_prevails_over_enabled(parameters: dict[str, str], disabled: bo
         ("-5", 0),
         ("x", 0),
         ("9" * 5000, 0),
+        ("9" * 400, 0),
+        ("9" * 15, 999_999_999_999_999),
+        ("1" + "0" * 15, 0),
     ],
 )
 def test_timestamps_in_seconds_are_recognised(written: str, read: int) -> None:
@@ -218,6 +222,17 @@ def test_rules_need_no_port_and_providers_do() -> None:
 def test_weight_is_tolerant(weight: str, read: int) -> None:
     """A malformed weight is the default; a negative one is none."""
     assert ProviderURL("tri", "h", 1, "a.B", {"weight": weight}).weight == read
+
+
+@pytest.mark.parametrize("written", [str(MAX_NUMBER + 1), "9" * 400, "9" * 5_000])
+def test_number_above_its_bound_is_the_default(written: str) -> None:
+    """As one that is malformed; at its bound it is read."""
+    said = {"weight": written, "warmup": written, "timeout": "7", "Pay.timeout": written}
+    url = ProviderURL("tri", "h", 1, "a.B", said)
+    assert (url.weight, url.warmup_ms, url.timeout_ms("Pay")) == (DEFAULT_WEIGHT, DEFAULT_WARMUP_MS, 7)
+    assert url.with_parameters({"timeout": written}).timeout_ms("Pay") == 0
+    most = ProviderURL("tri", "h", 1, "a.B", dict.fromkeys(said, str(MAX_NUMBER)))
+    assert (most.weight, most.warmup_ms, most.timeout_ms("Pay")) == (MAX_NUMBER,) * 3
 
 
 def test_consumers_need_no_port() -> None:
