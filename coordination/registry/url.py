@@ -248,7 +248,7 @@ class ProviderURL:
             number = int(self.parameters.get(name, default))
         except ValueError:
             return default
-        return number if number <= most else default
+        return number if abs(number) <= most else default
 
 
 def _split_address(authority: str, text: str) -> tuple[str, int]:

@@ -286,6 +286,8 @@ def rule_url(name: str, protocols: tuple[str, ...]) -> ProviderURL:
 def _checked_parameters(said: Mapping[str, str], origin: str) -> dict[str, str]:
     parameters = {key: value for key, value in said.items() if key not in _IDENTITY}
     for key, value in parameters.items():
+        if not key:
+            raise BadRule(f"{origin}: a parameter without a name")
         if _NUMBERS.fullmatch(key):
             _integer(value, f"{origin}: {key}")
         elif key == "disabled" and value.lower() not in ("true", "false"):

@@ -29,6 +29,10 @@ MAX_NODES = 2_000
 MAX_DEPTH = 16
 #: Of one text: some are numbers to YAML, and reading a long one takes the square of its length.
 MAX_TEXT_CHARACTERS = 4_096
+#: Of one text that is a number to YAML. A longer one may be too large for a float (in base 60, from 350 characters), or
+#: have more digits than Python writes as text (hexadecimal, from 3,572).
+MAX_NUMBER_CHARACTERS = 256
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class RuleDocument:
@@ -147,10 +151,8 @@ def load(text: str, origin: str) -> Any:
         return yaml.load(text, Loader=yaml.CSafeLoader)
     except BadRule:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise BadRule(f"{origin}: not YAML{where}") from None
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
+        raise BadRule(f"{origin}: not YAML{_place(getattr(error, 'problem_mark', None))}") from None
 
 
 def _measure(text: str, origin: str) -> None:
@@ -171,10 +173,30 @@ def _measure(text: str, origin: str) -> None:
             nodes += 1
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_TEXT_CHARACTERS:
-            raise BadRule(f"{origin}: a text of {len(event.value)} characters; {MAX_TEXT_CHARACTERS} are allowed")
+        if isinstance(event, yaml.ScalarEvent):
+            _measure_text(event, origin)
         if nodes > MAX_NODES or depth > MAX_DEPTH:
             raise BadRule(f"{origin}: more than {MAX_NODES} values, or nested deeper than {MAX_DEPTH}")
+
+
+def _measure_text(event: yaml.ScalarEvent, origin: str) -> None:
+    length = len(event.value)
+    if length > MAX_TEXT_CHARACTERS:
+        raise BadRule(f"{origin}: a text of {length} characters; {MAX_TEXT_CHARACTERS} are allowed")
+    if length > MAX_NUMBER_CHARACTERS and event.implicit[0] and _is_number(event.value):
+        raise BadRule(
+            f"{origin}: a number of {length} characters{_place(event.start_mark)}; {MAX_NUMBER_CHARACTERS} are allowed"
+        )
+
+
+def _place(mark: Any) -> str:
+    return "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a plain text is a number to YAML."""
+    resolvers = yaml.CSafeLoader.yaml_implicit_resolvers.get(text[:1], ())
+    return any(tag in _NUMBERS and pattern.match(text) for tag, pattern in resolvers)
 
 
 def _is_empty(value: Any) -> bool:

@@ -173,6 +173,11 @@ class _Source(Generic[Found, Rule]):
         log.warning("a rule under %s is not applied: %s", self._path, error)
         self._on_rule_read(False)
 
+    def _failed(self) -> None:
+        """Count a rule that an error of ours kept from being read; call within an except clause."""
+        log.exception("a rule under %s is not applied", self._path)
+        self._on_rule_read(False)
+
 
 class _Names(_Source[list[str], Rule]):
     """A node whose children's names are rules (2.6)."""
@@ -203,7 +208,9 @@ class _Names(_Source[list[str], Rule]):
             return self._parse(name)
         except BadRule as error:
             self._refused(error)
-            return None
+        except Exception:
+            self._failed()
+        return None
 
 
 class _Node(_Source[bytes | None, Rule]):
@@ -226,6 +233,8 @@ class _Node(_Source[bytes | None, Rule]):
             self._refused(BadRule(f"not UTF-8: {error}"))
         except BadRule as error:
             self._refused(error)  # the last good one is kept
+        except Exception:  # the same data is not parsed again: it must not pass for a rule that is applied
+            self._failed()
         else:
             self._on_rule_read(True)
 

@@ -254,6 +254,13 @@ def test_malformed_rule_is_refused(text: str) -> None:
         parse_configurators(text, KEY)
 
 
+def test_parameter_without_a_name_is_refused_with_its_place() -> None:
+    """When it is read, and not at every provider that it would be set for."""
+    entries = "{side: consumer, parameters: {weight: 1}}, {side: consumer, parameters: {'': x}}"
+    with pytest.raises(BadRule, match=r"configurators, configs 2: a parameter without a name"):
+        parse_configurators(f"configs: [{entries}]", KEY)
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_rule_or_a_bad_rule(text: str) -> None:
     """Nothing else ever comes out of reading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,14 @@ from coordination.locks import Holder
 from coordination.quoting import MAX_CHARACTERS, MAX_ORIGIN_CHARACTERS, quoted
 from coordination.registry import ProviderURL
 from coordination.rules.configurators import parse_configurators, parse_override
-from coordination.rules.document import MAX_DEPTH, MAX_NODES, MAX_TEXT_CHARACTERS, RuleDocument, load
+from coordination.rules.document import (
+    MAX_DEPTH,
+    MAX_NODES,
+    MAX_NUMBER_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    RuleDocument,
+    load,
+)
 from coordination.rules.routers import parse_conditions, parse_tags
 
 KEY = "a.B::"
@@ -54,6 +62,43 @@ def test_document_that_is_expensive_to_build_is_refused_before(built: list[str],
     with pytest.raises(BadRule, match=why):
         load(text, "a rule")
     assert built == []
+
+
+#: In base 60, too large for a float; and hexadecimal, with more digits than Python writes as text.
+LARGE = ["1:" * 200 + "1.5", "0x" + "f" * 4_000]
+
+
+@pytest.mark.parametrize("number", LARGE)
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_configurators, "configs:\n- side: consumer\n  parameters:\n    weight: {}"),
+        (parse_configurators, "configs:\n- parameters: {{weight: 1}}\n  side:\n    {}"),
+        (parse_configurators, "\n\n\n    {}"),
+        (parse_conditions, "force: true\nconditions:\n- a = 1\n-   {}"),
+        (parse_tags, "tags:\n- addresses: ['*']\n  name:\n    {}"),
+    ],
+)
+def test_number_that_is_too_large_is_refused_at_its_place(
+    built: list[str], parse: Callable[[str, str], object], text: str, number: str
+) -> None:
+    """Nothing else than BadRule is raised; as text it is no number to YAML."""
+    with pytest.raises(BadRule, match=rf"^a\.B::\..*a number of {len(number)} characters at line 4, column \d+;"):
+        parse(text.format(number), KEY)
+    assert built == []
+    assert load(f"'{number}'", "a rule") == number
+
+
+@pytest.mark.parametrize("number", ["9" * MAX_NUMBER_CHARACTERS, "1:" * 126 + "1.5", "0x" + "f" * 254])
+def test_number_within_its_limit_is_text_to_a_rule(number: str) -> None:
+    assert RuleDocument.parse(f"name: {number}", "a rule").text("name").isprintable()
+
+
+def test_whatever_yaml_cannot_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a number that is too large for a float, were it not measured before."""
+    monkeypatch.setattr("coordination.rules.document.MAX_NUMBER_CHARACTERS", MAX_TEXT_CHARACTERS)
+    with pytest.raises(BadRule, match="not YAML"):
+        load(f"a: {LARGE[0]}", "a rule")
 
 
 def test_document_within_its_limits_is_built(built: list[str]) -> None:
