@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordination.errors import BadProviderURL, BadRule
 from coordination.quoting import escaped, quoted
@@ -45,6 +45,8 @@ BOTH_SIDES = ""
 OVERRIDE, ABSENT = "override", "absent"
 
 #: Parameters of a rule that say where it applies, or that no rule may change.
+#: Changes of one rule: an entry makes one for each address and service, so that a short rule could make a million.
+MAX_CONFIGURATORS = 1_000
 _IDENTITY = frozenset(
     {
         *("interface", "interfaces", "group", "version", "application", "side", "methods", "timestamp"),
@@ -203,9 +205,18 @@ def parse_configurators(text: str, key: str) -> tuple[Configurator, ...]:
     entries = [entry for entry in rule.documents("configs") if entry.flag("enabled", True)]
     of_application = rule.text("scope") == "application"
     key = rule.text("key", key)
-    return in_order(
-        configurator for entry in entries for configurator in _parse_entry(entry, key, of_application=of_application)
-    )
+    found: list[Configurator] = []
+    for entry in entries:
+        found += _parse_entry(entry, key, of_application=of_application)
+        _check_number(len(found), origin)
+    return in_order(found)
+
+
+def _check_number(configurators: int, origin: str) -> None:
+    if configurators > MAX_CONFIGURATORS:
+        raise BadRule(
+            f"{origin}: {configurators} changes, one for each address and service; {MAX_CONFIGURATORS} are allowed"
+        )
 
 
 def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool) -> list[Configurator]:
@@ -219,19 +230,21 @@ def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool) -> list
     services = (entry.texts("services") or (ANY,)) if of_application else (key,)
     applications = (key,) if of_application else entry.texts("applications")
     match = entry.document("match")
+    _check_number(len(addresses) * len(services), entry.origin)
+    common = Configurator(
+        origin=entry.origin,
+        parameters=_checked_parameters(said, entry.origin),
+        service=Service.parse(ANY),
+        side=side,
+        applications=applications,
+        providers=entry.texts("providerAddresses") or (addresses if side == PROVIDER else ()),
+        match=None if match is None else _parse_match(match),
+    )
+    named = [Service.parse(service) for service in services]
     return [
-        Configurator(
-            origin=entry.origin,
-            parameters=_checked_parameters(said, entry.origin),
-            side=side,
-            host=split_address(address)[0],
-            applications=applications,
-            service=Service.parse(service),
-            providers=entry.texts("providerAddresses") or (addresses if side == PROVIDER else ()),
-            match=None if match is None else _parse_match(match),
-        )
-        for address in addresses
-        for service in services
+        replace(common, host=host, service=service)
+        for host in (split_address(address)[0] for address in addresses)
+        for service in named
     ]
 
 

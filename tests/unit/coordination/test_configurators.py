@@ -6,6 +6,8 @@ The 2.7 and 3.x examples follow the forms of Dubbo's own documentation.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from coordination.errors import BadRule
 from coordination.registry import ProviderURL, Service
 from coordination.rules.configurators import Configurator, in_order, parse_configurators, parse_override
+from coordination.rules.document import RuleDocument
 
 INTERFACE = "com.foo.BarService"
 KEY = f"{INTERFACE}::"
@@ -252,6 +255,44 @@ def test_malformed_rule_is_refused(text: str) -> None:
     """A rule that cannot be understood, or whose conditions cannot, is refused as a whole."""
     with pytest.raises(BadRule):
         parse_configurators(text, KEY)
+
+
+def test_entry_is_read_once_for_all_its_addresses_and_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a list again for each pair would take the cube of a rule's length."""
+    read: list[str] = []
+    texts = RuleDocument.texts
+
+    def counted(document: RuleDocument, key: str) -> tuple[str, ...]:
+        read.append(key)
+        return texts(document, key)
+
+    monkeypatch.setattr(RuleDocument, "texts", counted)
+    lists = "addresses: [10.0.0.1, 10.0.0.2], services: [a, b, c], providerAddresses: [10.0.0.7:1]"
+    rule = yaml_rule(f"{{side: consumer, {lists}, parameters: {{weight: 1}}}}")
+    rules = parse_configurators(rule.replace("scope: service", "scope: application"), KEY)
+    found = {(rule.host, rule.service.interface, rule.providers) for rule in rules}
+    assert found == {(f"10.0.0.{host}", name, ("10.0.0.7:1",)) for host in (1, 2) for name in "abc"}
+    assert sorted(read) == ["addresses", "providerAddresses", "services"]
+
+
+@pytest.mark.parametrize("entries", [1, 30])
+def test_rule_that_makes_too_many_changes_is_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """Of one entry, or of all together."""
+    made: list[Configurator] = []
+
+    def counted(common: Configurator, **changes: Any) -> Configurator:
+        made.append(replace(common, **changes))
+        return made[-1]
+
+    monkeypatch.setattr("coordination.rules.configurators.replace", counted)
+    pairs = 1_001 // entries + 1
+    addresses = ", ".join(f"10.0.0.{number}" for number in range(pairs))
+    entry = f"{{side: consumer, addresses: [{addresses}], parameters: {{weight: 1}}}}"
+    with pytest.raises(BadRule, match="changes, one for each address and service; 1000 are allowed"):
+        parse_configurators(yaml_rule("\n- ".join([entry] * entries)), KEY)
+    assert len(made) <= 1_000 + pairs
 
 
 def test_parameter_without_a_name_is_refused_with_its_place() -> None:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from coordination.rules import rule_watcher
-from coordination.rules.comparisons import Key
 
 GOOD, UNEXPECTED = "good", "unexpected"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule that compares nothing."""
-
-    name: str
-    comparisons: int = 0
-    call_comparisons: int = 0
-    keys: tuple[Key, ...] = ()
 
 
 def parse(text: str, key: str = "a.B::") -> tuple[str, ...]:
@@ -53,10 +40,10 @@ async def test_name_that_fails_unexpectedly_costs_itself(
     readable: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = rule_watcher._Names.__new__(rule_watcher._Names)
-    names._path, names._parse, names._known = "/dubbo/a.B/configurators", lambda name: (Rule(parse(name)[0]),), {}
+    names._path, names._parse, names._known = "/dubbo/a.B/configurators", parse, {}
     names._on_rule_read = readable.append
     for _ in range(2):
         await names._take([UNEXPECTED, GOOD])
-    assert [rule.name for rule in names.rules] == [GOOD]
+    assert list(names.rules) == [GOOD]
     assert sorted(readable) == [False, True]
     assert caplog.text.count("OverflowError: too large") == 1
