@@ -1,4 +1,4 @@
-"""Quoting of untrusted text in messages: escaped, and never longer than a line."""
+"""Quoting of untrusted text in messages: escaped, and never longer than a line; and what makes it fit to be sent."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def quoted(value: object) -> str:
 def escaped(origin: str) -> str:
     """Return where something stands, for a message: without quotes, escaped, cut after `MAX_ORIGIN_CHARACTERS`."""
     return repr(origin[:MAX_ORIGIN_CHARACTERS])[1:-1]
+
+
+def well_formed(text: str) -> str:
+    r"""Return `text` as UTF-8 can carry it: a lone surrogate, which JSON may hold, becomes its escape, `\ud800`."""
+    return text.encode("utf-8", "backslashreplace").decode()

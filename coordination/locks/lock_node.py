@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from coordination.quoting import well_formed
+
 _RESOURCE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 # Java prints the number with %010d: ten characters, the sign included, so nine or ten digits after a sign.
 _NODE = re.compile(r"([A-Za-z0-9_.:-]{1,64})-([0-9a-f]{16})-(\d{10}|-\d{9,10})")
@@ -51,6 +53,8 @@ class Holder:
     def from_json(cls, data: bytes) -> Holder:
         """Read a node's data; what is missing or malformed reads as "?" (or 0), for it is only shown.
 
+        Lone surrogates are escaped: answers and errors name the holder, and no encoding takes them.
+
         The first release wrote `clerk` where `owner` is now.
         """
         try:
@@ -62,8 +66,8 @@ class Holder:
         since_ms = fields.pop("since_ms", 0)
         first_release = fields.pop("clerk", "?")
         owner = fields.pop("owner", first_release)
-        details = {str(name): str(value) for name, value in fields.items()}
-        return cls(str(owner), details, since_ms if isinstance(since_ms, int) else 0)
+        details = {well_formed(str(name)): well_formed(str(value)) for name, value in fields.items()}
+        return cls(well_formed(str(owner)), details, since_ms if isinstance(since_ms, int) else 0)
 
 
 @dataclass(frozen=True, slots=True)

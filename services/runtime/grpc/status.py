@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from coordination.channel import maybe_sent_before
+from coordination.quoting import well_formed
 from services.kernel import errors
 from services.kernel.idempotency import StoredResponse
 
@@ -56,12 +57,13 @@ def code_of_status(status: status_pb2.Status) -> grpc.StatusCode:
 
 
 def to_status(error: errors.CountinghouseError) -> status_pb2.Status:
-    """Return `error` as a google.rpc.Status with its details."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    """Return `error` as a google.rpc.Status with its details; what no protobuf may hold of its texts is escaped."""
+    metadata = {well_formed(key): well_formed(value) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=well_formed(error.reason), domain=DOMAIN, metadata=metadata)
     details = [_packed(info)]
     if error.fields:
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            error_details_pb2.BadRequest.FieldViolation(field=well_formed(field), description=well_formed(description))
             for field, description in error.fields
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
@@ -69,7 +71,7 @@ def to_status(error: errors.CountinghouseError) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(error.retry_after_ms)
         details.append(_packed(retry))
-    return status_pb2.Status(code=code_of(error).value[0], message=error.message, details=details)
+    return status_pb2.Status(code=code_of(error).value[0], message=well_formed(error.message), details=details)
 
 
 def stored_refusal(error: errors.CountinghouseError) -> StoredResponse:

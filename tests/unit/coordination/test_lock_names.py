@@ -78,6 +78,12 @@ def test_unreadable_holders_are_shown_as_such(data: bytes) -> None:
     assert Holder.from_json(data).since_ms == 0
 
 
+def test_holder_that_no_encoding_takes_is_escaped() -> None:
+    """JSON may hold lone surrogates; answers and errors name the holder, and protobuf refuses them."""
+    holder = Holder.from_json(rb'{"owner":"\ud800","role":"a\udfff","\udc00":"x"}')
+    assert holder == Holder("\\ud800", {"role": "a\\udfff", "\\udc00": "x"})
+
+
 def test_holder_of_the_first_release_is_read() -> None:
     """It named its owner `clerk`; during an upgrade both releases stand in one queue."""
     data = b'{"clerk":"li","role":"cashier","instance":"payment-1","payment":"pay-1","since_ms":7}'

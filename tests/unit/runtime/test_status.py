@@ -57,6 +57,15 @@ def test_error_arrives_as_it_was_sent(error: errors.CountinghouseError, code: gr
     assert arrived.definitive is error.definitive
 
 
+def test_error_with_text_that_no_encoding_takes_arrives_escaped() -> None:
+    """Lone surrogates, from JSON of others, reach the caller by their numbers, with the reason of the error."""
+    error = errors.Aborted("LOCKED", "by a\ud800", metadata={"\udc00": "b\udfff"}, fields=(("c\ud801", "d\ud802"),))
+    arrived = status.from_status(status.to_status(error))
+    assert (type(arrived), arrived.reason, arrived.message) == (errors.Aborted, "LOCKED", "by a\\ud800")
+    assert arrived.metadata == {"\\udc00": "b\\udfff"}
+    assert arrived.fields == (("c\\ud801", "d\\ud802"),)
+
+
 def rpc_error(code: grpc.StatusCode, trailers: Metadata, details: str = "socket closed") -> AioRpcError:
     return AioRpcError(code, Metadata(), trailers, details=details)
 
