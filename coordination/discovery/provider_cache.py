@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from coordination.files import write_whole
+from coordination.json_input import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class ProviderCache:
     def load(self) -> list[str]:
         """Return what was saved; empty if there is nothing that can be read."""
         try:
-            names = json.loads(self._path.read_text(encoding="utf-8"))
+            names = parse_json(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:

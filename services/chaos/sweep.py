@@ -8,7 +8,6 @@ What a run that is ok has left behind is removed; of the others the history, the
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from services.checker.findings import Verdict
 from services.kernel.clock import Clock
+from services.kernel.json_input import parse_json
 
 _STOP_WITHIN_S: Final = 60.0
 
@@ -108,7 +108,7 @@ async def _run(seed: int, options: Sequence[str], folder: Path, clock: Clock) ->
 def _read(printed: bytes) -> dict[str, Any]:
     """Return what a run printed; empty, if that is not JSON."""
     try:
-        document = json.loads(printed)
+        document = parse_json(printed)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}

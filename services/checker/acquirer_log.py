@@ -13,11 +13,12 @@ Sequences count from 1. Of an entry without an amount, `amount_minor` is 0 and `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+
+from services.kernel.json_input import parse_json
 
 #: The kind of each request, by the method that carries it.
 KINDS: Final = {"Charge": "charge", "ReverseByKey": "reverse", "GetCharge": "query"}
@@ -70,7 +71,7 @@ def read_acquirer_log(path: Path) -> AcquirerLog:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                records.append(_record(json.loads(line)))
+                records.append(_record(parse_json(line)))
             except ValueError as error:
                 raise MalformedLog(f"{path}, line {number}: {error}") from None
     if not records:

@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from services.kernel.clock import Clock
+from services.kernel.json_input import parse_json
 
 FORMAT = 1
 _BUFFER_BYTES = 1 << 16
@@ -395,7 +396,7 @@ class _Reading:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    event = json.loads(line)
+    event = parse_json(line)
     if not isinstance(event, dict):
         raise MalformedHistory("no JSON object")
     return event

@@ -6,10 +6,11 @@ where no list of processes shows a database's password. The directory is an argu
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
+
+from services.kernel.json_input import parse_json
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def _supervise() -> None:
     from services.devstack.state import StackRefused  # noqa: PLC0415
 
     try:
-        given = json.loads(sys.stdin.read())
+        given = parse_json(sys.stdin.read())
         options = StackOptions(
             **given
             | {

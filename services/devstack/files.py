@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from coordination.files import write_whole
+from services.kernel.json_input import parse_json
 
 #: The user of ZooKeeper who may do everything, by a digest in its configuration.
 SUPERUSER: Final = "super"
@@ -37,7 +38,7 @@ def database_url(data: Path, service: str) -> str:
 def databases_elsewhere(data: Path) -> dict[str, str]:
     """Return the URLs of the databases that are not files of the data directory, by service."""
     try:
-        urls: dict[str, str] = json.loads((data / "databases.json").read_bytes())
+        urls: dict[str, str] = parse_json((data / "databases.json").read_bytes())
     except FileNotFoundError:
         return {}
     return urls

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coordination.files import sync_directory, write_whole
 from services.devstack.state import StackRefused
+from services.kernel.json_input import parse_json
 
 _UNFINISHED, _FINISHED = "restore.json", "restored.json"
 
@@ -57,7 +58,7 @@ def unfinished(data: Path) -> Restore | None:
         StackRefused: RESTORE_UNFINISHED: there is one, and what it was is not to be read.
     """
     try:
-        return Restore(**json.loads((data / _UNFINISHED).read_bytes()))
+        return Restore(**parse_json((data / _UNFINISHED).read_bytes()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

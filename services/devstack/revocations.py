@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coordination.files import write_whole
 from services.kernel.errors import CountinghouseError
+from services.kernel.json_input import parse_json
 from services.kernel.principal import Principal
 from services.runtime.grpc.tokens import INSTANCE
 from services.runtime.grpc.trust import revoked_in
@@ -54,7 +55,7 @@ def read(file: Path) -> Revocations:
         return Revocations()
     _, callers = revoked_in(content)
     try:
-        tokens = {str(name): int(expires_s) for name, expires_s in json.loads(content)["tokens"].items()}
+        tokens = {str(name): int(expires_s) for name, expires_s in parse_json(content)["tokens"].items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise CountinghouseError("REVOKED_INVALID", f"{file} makes no sense; put it right, or remove it") from error
     return Revocations(tokens, callers)

@@ -24,6 +24,7 @@ from typing import Any
 
 from coordination.files import sync_directory, write_whole
 from services.kernel.clock import Clock
+from services.kernel.json_input import parse_json
 from services.runtime.grpc.tokens import MAX_TTL_S, TokenSigner
 from services.runtime.grpc.trust import key_id, key_set
 
@@ -116,7 +117,7 @@ class SigningKeys:
 
     def _published(self) -> list[dict[str, Any]]:
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            return list(json.loads(self.verify_file.read_bytes())["keys"])
+            return list(parse_json(self.verify_file.read_bytes())["keys"])
         return []
 
     def _retired(self) -> list[dict[str, Any]]:

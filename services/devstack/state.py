@@ -22,6 +22,7 @@ from typing import Any
 
 from coordination.files import write_whole
 from services.kernel.errors import CountinghouseError, Unauthenticated
+from services.kernel.json_input import parse_json
 
 #: The services and what they provide, in the order in which they are stopped.
 INTERFACES = {
@@ -216,7 +217,7 @@ def read(data: Path) -> StackState | None:
     if not running(data):
         return None
     try:
-        stored: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
+        stored: dict[str, Any] = parse_json((data / "stack.json").read_bytes())
         instances = tuple(
             Instance(**{**part, "state": InstanceState(part["state"])}) for part in stored.pop("instances")
         )

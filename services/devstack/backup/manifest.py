@@ -24,6 +24,7 @@ from typing import Any, Final
 from coordination.files import write_whole
 from services.devstack.backup.threads import go_on
 from services.devstack.state import StackRefused
+from services.kernel.json_input import parse_json
 
 #: The services whose books are in a backup. The acquirer's are its own.
 BOOKS: Final = ("order", "payment", "ledger")
@@ -108,8 +109,8 @@ def _document(folder: Path) -> Any:
     except FileNotFoundError:
         raise StackRefused("NO_BACKUP", f"{folder} holds no backup: it has no {_MANIFEST}") from None
     try:
-        return json.loads(content) if len(content) <= _MAX_MANIFEST_BYTES else None
-    except (ValueError, RecursionError):
+        return parse_json(content) if len(content) <= _MAX_MANIFEST_BYTES else None
+    except ValueError:
         return None
 
 

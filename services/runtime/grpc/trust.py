@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.kernel.errors import CountinghouseError
+from services.kernel.json_input import parse_json
 from services.runtime.file_stamp import file_stamp
 
 #: Keys in a set, and entries in a list of what is revoked: a file of ours is far smaller.
@@ -74,7 +75,7 @@ def keys_in(key_set_document: bytes) -> dict[str, Ed25519PublicKey]:
     """
     found: dict[str, Ed25519PublicKey] = {}
     try:
-        listed = json.loads(key_set_document)["keys"]
+        listed = parse_json(key_set_document)["keys"]
         for each in listed[:_MAX_KEYS]:
             if each["kty"] == "OKP" and each.get("crv") == "Ed25519":
                 key = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(each["x"] + "=="))
@@ -93,7 +94,7 @@ def revoked_in(document: bytes) -> tuple[frozenset[str], frozenset[str]]:
         CountinghouseError: REVOKED_INVALID: it is none.
     """
     try:
-        read: Any = json.loads(document)
+        read: Any = parse_json(document)
         tokens, callers = frozenset(map(str, read["tokens"])), frozenset(map(str, read["callers"]))
     except (ValueError, TypeError, KeyError) as error:
         raise CountinghouseError("REVOKED_INVALID", "the list of revoked tokens and callers makes no sense") from error

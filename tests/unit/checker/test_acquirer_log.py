@@ -59,6 +59,7 @@ def test_key_names_its_payment() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        pytest.param("[" * 20_000, "line 2: it is nested too deeply", id="deep"),
         ("{", "line 2: Expecting property name"),
         ("7", "line 2: an entry has sequence, key, kind, amount_minor, currency, decision"),
         (json.dumps({"sequence": 1}), "line 2: an entry has sequence"),

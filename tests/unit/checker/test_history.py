@@ -242,7 +242,7 @@ class TestReading:
             read_history(path)
         assert str(refused.value) == f"{path}, {words}"
 
-    @pytest.mark.parametrize("line", ["{", ""])
+    @pytest.mark.parametrize("line", ["{", "", pytest.param("[" * 20_000, id="deep")])
     def test_line_that_is_no_json_is_named(self, path: Path, line: str) -> None:
         write(path, _RUN, line, _INVOKE)
         with pytest.raises(MalformedHistory) as refused:

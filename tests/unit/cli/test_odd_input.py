@@ -178,6 +178,7 @@ def test_zookeeper_address_that_does_not_parse_is_refused(tmp_path: Path, comman
         ("stack.json", b"li\xe9"),
         ("stack.json", b"[]"),
         ("stack.json", b"{}"),
+        pytest.param("stack.json", b"[" * 20_000, id="stack.json-deep"),
         ("keys/signing.key", b"li\xe9"),
     ],
 )

@@ -266,7 +266,7 @@ def test_consumer_url_names_consumer_service_and_process() -> None:
     assert "group" not in Consumer("desk", "10.0.0.9").url(Service("a.B")).parameters
 
 
-@pytest.mark.parametrize("content", [None, "", "nonsense", "{}", '["a", 1]'])
+@pytest.mark.parametrize("content", [None, "", "nonsense", "{}", '["a", 1]', pytest.param("[" * 20_000, id="deep")])
 def test_unreadable_cache_is_empty(tmp_path: Path, content: str | None) -> None:
     """A missing or damaged file costs the cold start and nothing else."""
     path = tmp_path / "a.B.json"

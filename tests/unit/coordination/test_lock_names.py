@@ -71,7 +71,9 @@ def test_holders_survive_being_written() -> None:
     assert Holder.from_json(holder.to_json()) == holder
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", b"[1]", b"\xff", b'{"role":7,"since_ms":"soon"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"nonsense", b"[1]", b"\xff", b'{"role":7,"since_ms":"soon"}', pytest.param(b"[" * 1500, id="deep")]
+)
 def test_unreadable_holders_are_shown_as_such(data: bytes) -> None:
     """Data nobody can read hides nobody from the queue."""
     assert Holder.from_json(data).owner == "?"

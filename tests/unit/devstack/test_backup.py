@@ -188,9 +188,10 @@ def test_directory_is_refused_until_its_restore_is_finished(tmp_path: Path) -> N
         f"countinghouse restore '/backups/last monday' --data {tmp_path} --database postgresql --zookeeper zoo:2181"
     )
     assert f"`{command}`" in refusal.value.message
-    (tmp_path / "restore.json").write_text("rubbish")
-    with pytest.raises(StackRefused, match=r"restore\.json cannot be read"):
-        refuse_unfinished(tmp_path)
+    for content in ("rubbish", "[" * 20_000):
+        (tmp_path / "restore.json").write_text(content)
+        with pytest.raises(StackRefused, match=r"restore\.json cannot be read"):
+            refuse_unfinished(tmp_path)
     assert not was_restored(tmp_path)
     finish(tmp_path)
     refuse_unfinished(tmp_path)

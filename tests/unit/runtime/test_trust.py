@@ -86,14 +86,15 @@ def test_what_changes_is_read_again(keys: Path) -> None:
     assert files.current().revoked_callers == {"cashier:li"}
 
 
+@pytest.mark.parametrize("content", [b"rubbish", b'{"tokens":' + b"[" * 20_000], ids=["rubbish", "nested too deeply"])
 @pytest.mark.parametrize("which", ["verify.jwks", "revoked.json"])
-def test_change_that_makes_no_sense_changes_nothing(keys: Path, which: str) -> None:
+def test_change_that_makes_no_sense_changes_nothing(keys: Path, which: str, content: bytes) -> None:
     """No caller becomes unknown, and none is believed again, by a damaged file."""
     revoked = keys.with_name("revoked.json")
     write(revoked, b'{"tokens": {}, "callers": ["cashier:li"]}')
     files = TrustFiles(keys, revoked)
     before = files.current()
-    write(keys.with_name(which), b"rubbish")
+    write(keys.with_name(which), content)
     assert files.current() is before
     keys.unlink()
     assert files.current() is before
