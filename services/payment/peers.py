@@ -15,7 +15,7 @@ from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1 import order_pb2 as order
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from services.kernel.clock import CallDeadline
-from services.kernel.errors import NotFound, OutcomeUnknown
+from services.kernel.errors import InvalidArgument, NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
 from services.kernel.money import Money
 from services.payment.model import Payment, Reversal
@@ -281,17 +281,25 @@ def _order(message: order.Order, order_id: str) -> Order:
     """Return the order that was asked about.
 
     Raises:
-        OutcomeUnknown: ORDER_MISMATCH: the answer is about another.
+        OutcomeUnknown: ORDER_MISMATCH: the answer is about another. ORDER_UNCLEAR: it has a state, a role or an amount
+            that this release does not know; what was asked for may have been done.
     """
     if message.order_id != order_id:
         raise OutcomeUnknown("ORDER_MISMATCH", f"the order service answered of another order than {order_id}")
+    if message.state not in _STATES:
+        raise OutcomeUnknown("ORDER_UNCLEAR", f"the order service answered of {order_id} with state {message.state}")
+    try:
+        amount = translate.money_of(message.amount)
+        settled_by = translate.clerk_in(message.settled_by) if message.HasField("settled_by") else None
+    except InvalidArgument as error:  # of the answer, and not of what our caller asked for
+        raise OutcomeUnknown("ORDER_UNCLEAR", f"the order service answered of {order_id}: {error.message}") from error
     return Order(
         order_id=message.order_id,
         customer_id=message.customer_id,
         state=_STATES[message.state],
-        amount=translate.money_of(message.amount),
+        amount=amount,
         round=message.round,
         payment_id=message.payment_id,
-        settled_by=translate.clerk_in(message.settled_by) if message.HasField("settled_by") else None,
+        settled_by=settled_by,
         settled_at_ms=message.settled_at_ms,
     )

@@ -12,7 +12,7 @@ import pytest
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
-from countinghouse.type.v1 import money_pb2
+from countinghouse.type.v1 import clerk_pb2, money_pb2
 from services.kernel.clock import CallDeadline, SystemClock
 from services.kernel.errors import CountinghouseError, FailedPrecondition, NotFound, OutcomeUnknown
 from services.kernel.fence import Fence
@@ -238,3 +238,31 @@ async def test_answer_of_another_order_is_no_claim() -> None:
     with pytest.raises(OutcomeUnknown) as unknown:
         await OrderPeer(stub, peers).claim(payment(), FENCE, soon())
     assert unknown.value.reason == "ORDER_MISMATCH"
+
+
+UNKNOWN: Any = 99
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": UNKNOWN},
+        {"state": order_pb2.ORDER_STATE_UNSPECIFIED},
+        {"settled_by": clerk_pb2.Clerk(name="li", role=UNKNOWN)},
+        {"amount": money_pb2.Money(minor_units=-1, currency_code="CNY")},
+    ],
+    ids=["unknown state", "no state", "unknown role", "no amount"],
+)
+async def test_order_that_this_release_does_not_understand_is_no_answer(change: dict[str, Any]) -> None:
+    """A newer order service may have done what was asked: that is neither refused nor a defect."""
+    stated: dict[str, Any] = {
+        "order_id": "o1",
+        "state": order_pb2.ORDER_STATE_PAYING,
+        "payment_id": "p1",
+        "amount": money_pb2.Money(minor_units=1, currency_code="CNY"),
+    }
+    stub: Any = Stub(order_pb2.ClaimOrderResponse(order=order_pb2.Order(**stated | change)))
+    peers: Any = Peers()
+    with pytest.raises(OutcomeUnknown) as unknown:
+        await OrderPeer(stub, peers).claim(payment(), FENCE, soon())
+    assert unknown.value.reason == "ORDER_UNCLEAR"
