@@ -20,6 +20,10 @@ from services.kernel.money import check_currency
 
 #: Addresses that can be listened on and not called.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
+#: The longest wait, a week: gRPC takes 32 bits of milliseconds, and asyncio no infinity.
+_MOST_S = 604_800
+#: The most calls, streams, tickets and units of a budget; gRPC takes 32 bits.
+_MOST = 1_000_000
 
 
 class Profile(StrEnum):
@@ -32,7 +36,7 @@ class Profile(StrEnum):
 class Settings(BaseSettings):
     """What one process of one service needs to know."""
 
-    model_config = SettingsConfigDict(env_prefix="COUNTINGHOUSE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="COUNTINGHOUSE_", extra="ignore", frozen=True, allow_inf_nan=False)
 
     #: Name of this process among its service's instances; also written into its locks.
     instance: str = "local-1"
@@ -97,45 +101,46 @@ class Settings(BaseSettings):
     token_folder: Path = Path("tokens")
 
     #: Deadline of a call that brings none, and the longest that is honoured.
-    default_deadline_s: float = Field(default=10.0, gt=0)
-    max_deadline_s: float = Field(default=60.0, gt=0)
+    default_deadline_s: float = Field(default=10.0, gt=0, le=_MOST_S)
+    max_deadline_s: float = Field(default=60.0, gt=0, le=_MOST_S)
     #: How long a clerk waits in the queue of an order, if the call's deadline allows.
-    lock_wait_s: float = Field(default=5.0, gt=0)
+    lock_wait_s: float = Field(default=5.0, gt=0, le=_MOST_S)
     #: How long an execution holds its request before others may finish it. Longer than any healthy payment takes.
-    lease_s: float = Field(default=5.0, gt=0)
+    lease_s: float = Field(default=5.0, gt=0, le=_MOST_S)
     #: How often the worker looks for payments left between two commits.
-    recovery_interval_s: float = Field(default=0.5, gt=0)
+    recovery_interval_s: float = Field(default=0.5, gt=0, le=_MOST_S)
     #: Where the acquirer is, as host:port or [IPv6]:port; empty: no cards are taken.
     acquirer_address: str = ""
     #: Where the acquirer sends its notices to this instance, as host:port; empty: to the address in the registry.
     notify_address: str = ""
     #: How long a charge waits for the acquirer's answer, if the call's deadline allows; then its outcome is UNKNOWN.
-    acquirer_timeout_s: float = Field(default=3.0, gt=0)
+    acquirer_timeout_s: float = Field(default=3.0, gt=0, le=_MOST_S)
     #: How often the acquirer is asked without an answer before people have to look. Pauses double, from 0.5 s to 5 s,
     #: so that 28 times are two minutes.
     acquirer_asks: int = Field(default=28, ge=1, le=1_000)
     #: How many tickets one customer may have open: not used, and not a day old.
-    ticket_quota: int = Field(default=100, ge=1)
+    ticket_quota: int = Field(default=100, ge=1, le=_MOST)
     #: How long `prune` keeps requests and tickets that have ended (`retention.py`); and how often it looks,
     #: 0: once, and ends.
-    retention_days: int = Field(default=30, ge=30)
-    prune_every_h: float = Field(default=0, ge=0)
+    retention_days: int = Field(default=30, ge=30, le=36_500)
+    prune_every_h: float = Field(default=0, ge=0, le=8_760)
     #: How long a stopping server lets running calls finish.
-    drain_s: float = Field(default=5.0, ge=0)
+    drain_s: float = Field(default=5.0, ge=0, le=_MOST_S)
     #: How many calls are executed at once. While half are, lists and sums of whole tables are refused.
-    max_concurrent_calls: int = Field(default=512, ge=1)
+    max_concurrent_calls: int = Field(default=512, ge=1, le=_MOST)
     #: What the calls of one caller (role and name) may cost at once, see `runtime/grpc/admission.py`: a read costs 1, a
     #: change 4, a list 32. A service has a larger budget, for it carries the calls of many.
-    caller_budget: int = Field(default=256, ge=1)
-    service_budget: int = Field(default=1024, ge=1)
+    caller_budget: int = Field(default=256, ge=1, le=_MOST)
+    service_budget: int = Field(default=1024, ge=1, le=_MOST)
     #: Within which a call's request must arrive after its headers.
     message_timeout_s: float = Field(default=5.0, gt=0, le=60)
     #: Calls and other streams that one connection may have open; a client's others wait on its side.
-    max_streams_per_connection: int = Field(default=256, ge=1)
+    max_streams_per_connection: int = Field(default=256, ge=1, le=_MOST)
     #: A connection without a call is closed after this time, pings or not; clients connect again when they call.
-    idle_connection_s: float = Field(default=300.0, ge=1)
-    #: The largest message that is taken or sent; at least 1 MiB, since pages of lists are cut at half of that.
-    max_message_bytes: int = Field(default=1 << 20, ge=1 << 20)
+    idle_connection_s: float = Field(default=300.0, ge=1, le=_MOST_S)
+    #: The largest message that is taken or sent; at least 1 MiB, since pages of lists are cut at half of that, and at
+    #: most 1 GiB, since protobuf ends at 2.
+    max_message_bytes: int = Field(default=1 << 20, ge=1 << 20, le=1 << 30)
 
     #: Currencies for which the ledger keeps the house accounts drawer, bank, acquirer and sales.
     currencies: Annotated[tuple[str, ...], NoDecode] = ("CNY", "EUR", "JPY", "USD")

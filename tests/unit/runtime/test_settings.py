@@ -81,6 +81,9 @@ def test_guard_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -
         ("DATABASE_POOL", "0"),
         ("LEASE_S", "-1"),
         ("MAX_MESSAGE_BYTES", "1"),
+        ("MAX_MESSAGE_BYTES", "99999999999"),
+        ("MAX_STREAMS_PER_CONNECTION", "99999999999"),
+        ("IDLE_CONNECTION_S", "1e10"),
         ("PROFILE", "staging"),
     ],
 )
@@ -88,6 +91,25 @@ def test_setting_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name:
     """Every wait and size has a bound."""
     monkeypatch.setenv(f"COUNTINGHOUSE_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+_NUMBERS = {name: kind.annotation for name, kind in Settings.model_fields.items() if kind.annotation in (int, float)}
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+def test_every_number_fits_what_takes_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """gRPC takes 32 bits, of milliseconds for waits; asyncio takes no infinity."""
+    for value in ("inf", "-inf", "nan", "1e12", str(2**31), str(-(2**31))):
+        monkeypatch.setenv(f"COUNTINGHOUSE_{name.upper()}", value)
+        with pytest.raises(ValidationError, match=name):
+            Settings()
+
+
+@pytest.mark.parametrize("name", [name for name in _NUMBERS if name.endswith("_s")])
+def test_every_wait_fits_32_bits_of_milliseconds(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"COUNTINGHOUSE_{name.upper()}", str(2**31 // 1000 + 1))
+    with pytest.raises(ValidationError, match=name):
         Settings()
 
 
