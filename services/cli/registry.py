@@ -22,7 +22,7 @@ from services.cli import output
 from services.cli.arguments import calling
 from services.cli.client import Client
 from services.cli.explaining import explain
-from services.cli.watching import watch
+from services.cli.watching import directory_of, no_interface, watch
 from services.kernel.errors import FailedPrecondition, NotFound
 from services.kernel.principal import Role
 
@@ -70,19 +70,24 @@ async def ls(client: Client) -> None:
     discovery = Discovery(session)
     try:
         directories = await asyncio.gather(
-            *(_all_of(discovery, listing.interface, client.remaining_s) for listing in listings)
+            *(directory_of(discovery, listing.interface, client.remaining_s) for listing in listings)
         )
     finally:
         await discovery.close()
+    both = list(zip(listings, directories, strict=True))
+    found = [(listing, directory) for listing, directory in both if directory is not None]
+    malformed = [listing.interface for listing, directory in both if directory is None]
     if client.as_json:
-        found = zip(listings, directories, strict=True)
-        output.print_json({"interfaces": [_listing_as_dict(listing, directory) for listing, directory in found]})
+        interfaces = [_listing_as_dict(listing, directory) for listing, directory in found]
+        output.print_json({"interfaces": interfaces, "malformed": malformed})
         return
-    _print_providers([verdict for directory in directories for verdict in directory.eligibility("")])
-    _print_consumers(listings)
-    for listing in listings:
+    _print_providers([verdict for _, directory in found for verdict in directory.eligibility("")])
+    _print_consumers([listing for listing, _ in found])
+    for listing, _ in found:
         for name in listing.malformed:
             output.print_line(f"cannot be read: {listing.interface}: {name}")
+    for name in malformed:
+        output.print_line(no_interface(name))
 
 
 @app.command("offline")
@@ -124,11 +129,6 @@ async def weight(
 
 app.command("watch")(watch)
 app.command("explain")(explain)
-
-
-async def _all_of(discovery: Discovery, interface: str, timeout_s: float) -> Directory:
-    """Return the directory of an interface with the providers of every group and version."""
-    return await discovery.subscribe(interface, group="*", version="*", timeout_s=timeout_s)
 
 
 # ---- changing --------------------------------------------------------------------------------------------

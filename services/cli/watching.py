@@ -15,6 +15,8 @@ from typing import Any
 from rich.live import Live
 
 from coordination.discovery import Directory, Discovery, Eligibility
+from coordination.errors import BadProviderURL
+from coordination.quoting import quoted
 from coordination.registry.registration import DEFAULT_ROOT, NOT_INTERFACES
 from coordination.session import Session
 from coordination.session.node_watcher import NodeWatcher, children
@@ -64,12 +66,30 @@ async def watch(client: Client) -> None:
         await registry.follow(_shown(client, stack))
 
 
+async def directory_of(discovery: Discovery, interface: str, timeout_s: float) -> Directory | None:
+    """Return the directory of an interface with the providers of every group and version.
+
+    Returns:
+        None: The name is no interface's, such as one that begins with a blank; others may make nodes of any name.
+    """
+    try:
+        return await discovery.subscribe(interface, group="*", version="*", timeout_s=timeout_s)
+    except BadProviderURL:
+        return None
+
+
+def no_interface(name: str) -> str:
+    """Return what people are told of a node that is named as no interface is."""
+    return f"cannot be read: {quoted(name)} under {DEFAULT_ROOT} is no interface's name"
+
+
 class _Watched:
     """All interfaces of a registry, those too that come later."""
 
     def __init__(self, session: Session, discovery: Discovery, timeout_s: float) -> None:
         self._discovery = discovery
         self._directories: dict[str, Directory] = {}
+        self._malformed: set[str] = set()
         self._timeout_s = timeout_s
         self._changed = asyncio.Event()
         self._listed = asyncio.Event()
@@ -95,8 +115,12 @@ class _Watched:
         await self._follower.close()
 
     async def _interfaces(self, names: list[str]) -> None:
-        for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys()):
-            directory = await self._discovery.subscribe(name, group="*", version="*", timeout_s=self._timeout_s)
+        for name in sorted(set(names) - NOT_INTERFACES - self._directories.keys() - self._malformed):
+            directory = await directory_of(self._discovery, name, self._timeout_s)
+            if directory is None:
+                self._malformed.add(name)
+                print(no_interface(name), file=sys.stderr, flush=True)
+                continue
             directory.subscribe(self._changed.set)
             self._directories[name] = directory
         self._listed.set()

@@ -106,6 +106,53 @@ async def test_ls_is_what_registry_alone_does(terminal: Terminal, session: Sessi
     await discovery.close()
 
 
+#: A child of Dubbo's root that no interface can be named as, and how it is shown.
+ODD, SHOWN = " x\u202e", r"cannot be read: ' x\u202e' under /dubbo is no interface's name"
+
+
+@asynccontextmanager
+async def odd_name(session: Session) -> AsyncIterator[None]:
+    """Have such a child for a while."""
+    await session.ensure_path(f"/dubbo/{ODD}/providers")
+    yield
+    await session.delete(f"/dubbo/{ODD}/providers")
+    await session.delete(f"/dubbo/{ODD}")
+
+
+async def test_ls_with_a_name_of_no_interface_names_it_and_shows_the_others(
+    terminal: Terminal, session: Session
+) -> None:
+    interface = "test.commands.odd"
+    async with odd_name(session), provided(session, provider(1, interface, "shop-1")):
+        listed = await terminal.json()
+        said = await terminal.run()
+    assert listed["malformed"] == [ODD]
+    assert interface in [one["interface"] for one in listed["interfaces"] if one["providers"]]
+    assert interface in said.stdout
+    assert SHOWN in said.stdout.splitlines()
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+async def test_watch_with_a_name_of_no_interface_names_it_once_and_shows_the_others(
+    terminal: Terminal, session: Session
+) -> None:
+    """On the second output, so that lines and JSON stay what they are."""
+    interface = "test.commands.odd.watched"
+    async with odd_name(session), provided(session, provider(1, interface, "shop-1")):
+        watching = await terminal.start("watch", "--json")
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        async with asyncio.timeout(20):
+            while json.loads(await watching.stdout.readline() or "{}").get("interface", interface) != interface:
+                pass
+        async with provided(session, provider(1, f"{interface}.later", "shop-2")), asyncio.timeout(20):
+            while json.loads(await watching.stdout.readline() or "{}").get("instance", "shop-2") != "shop-2":
+                pass
+        watching.send_signal(signal.SIGINT)
+        await asyncio.wait_for(watching.wait(), 10)
+        assert [line for line in (await watching.stderr.read()).decode().splitlines() if "read" in line] == [SHOWN]
+
+
 async def test_offline_and_online(terminal: Terminal, session: Session) -> None:
     """By instance and by address: a consumer sees it at once, others' entries stay, and afterwards nothing is left."""
     interface = "test.commands.offline"
