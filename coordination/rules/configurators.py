@@ -207,19 +207,11 @@ def parse_configurators(text: str, key: str) -> tuple[Configurator, ...]:
     key = rule.text("key", key)
     found: list[Configurator] = []
     for entry in entries:
-        found += _parse_entry(entry, key, of_application=of_application)
-        _check_number(len(found), origin)
+        found += _parse_entry(entry, key, of_application=of_application, most=MAX_CONFIGURATORS - len(found))
     return in_order(found)
 
 
-def _check_number(configurators: int, origin: str) -> None:
-    if configurators > MAX_CONFIGURATORS:
-        raise BadRule(
-            f"{origin}: {configurators} changes, one for each address and service; {MAX_CONFIGURATORS} are allowed"
-        )
-
-
-def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool) -> list[Configurator]:
+def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool, most: int) -> list[Configurator]:
     parameters = entry.document("parameters")
     if parameters is None or not (said := parameters.items()):
         raise BadRule(f"{entry.origin}: no parameters; an entry has to change something")
@@ -230,7 +222,8 @@ def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool) -> list
     services = (entry.texts("services") or (ANY,)) if of_application else (key,)
     applications = (key,) if of_application else entry.texts("applications")
     match = entry.document("match")
-    _check_number(len(addresses) * len(services), entry.origin)
+    if len(addresses) * len(services) > most:
+        raise BadRule(f"{entry.origin}: more than {MAX_CONFIGURATORS} changes, one for each address and service")
     common = Configurator(
         origin=entry.origin,
         parameters=_checked_parameters(said, entry.origin),
