@@ -6,7 +6,7 @@ says what the books must hold in the end, whichever of the two calls was quicker
 | an order is settled | another clerk settles it, too: one of the two pays, and the other is told so |
 | a payment is undone | another accountant undoes it, too: one of the two does, and the other is told that it is done |
 | an unanswered card payment is parked | another accountant parks it, too: one of the two does, and the other is told |
-| a merchant is paid with a ticket | the same ticket again, elsewhere: there is no lock, and one payment |
+| a merchant or the house is paid with a ticket | the same ticket again, elsewhere: there is no lock, and one payment |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.testkit.client import CallResult, RecordingClient, money, new_id
 from services.testkit.harness import Harness
 from tests.e2e.checked import at_acquirer, charges
 
-MERCHANT = "wallet:merchant:CNY"
+MERCHANT, HOUSE = "wallet:merchant:CNY", "sales:CNY"
 #: Where an operation is asked for, and where the rival asks.
 HERE, ELSEWHERE = "payment-1", "payment-2"
 
@@ -106,17 +106,17 @@ def _settled(books: Snapshot, answers: Sequence[CallResult], order_id: str, *, a
 
 async def pay(harness: Harness) -> Operation:
     """Li pays a merchant from the drawer, with a ticket."""
-    return await _pay(harness, pb.PayRequest(source=pb.SOURCE_DRAWER), at=[])
+    return await _pay(harness, pb.PayRequest(source=pb.SOURCE_DRAWER, payee_account_id=MERCHANT), at=[])
 
 
 async def pay_with_card(harness: Harness) -> Operation:
-    """Li pays a merchant from a customer's card, with a ticket."""
-    return await _pay(harness, pb.PayRequest(source=pb.SOURCE_CARD, card="tok-mei", customer_id="mei"), at=["CHARGED"])
+    """Li takes money for the house from a customer's card, with a ticket."""
+    by_card = pb.PayRequest(source=pb.SOURCE_CARD, card="tok-mei", customer_id="mei", payee_account_id=HOUSE)
+    return await _pay(harness, by_card, at=["CHARGED"])
 
 
 async def _pay(harness: Harness, request: pb.PayRequest, *, at: list[str]) -> Operation:
     request.ticket_id = await harness.cashier.ticket(at=ELSEWHERE)
-    request.payee_account_id = MERCHANT
     request.amount.CopyFrom(money(700))
     asked = ClientRequest(harness.cashier, request)
 
