@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 from coordination.files import write_whole
-from coordination.json_input import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +20,10 @@ class ProviderCache:
     def load(self) -> list[str]:
         """Return what was saved; empty if there is nothing that can be read."""
         try:
-            names = parse_json(self._path.read_text(encoding="utf-8"))
+            names = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("the cached providers in %s cannot be read: %s", self._path, error)
             return []
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordination.json_input import parse_json
 from coordination.quoting import well_formed
 
 _RESOURCE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -59,8 +58,8 @@ class Holder:
         The first release wrote `clerk` where `owner` is now.
         """
         try:
-            fields = parse_json(data) if len(data) <= MAX_HOLDER_BYTES else None
-        except ValueError:
+            fields = json.loads(data) if len(data) <= MAX_HOLDER_BYTES else None
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             return cls("?")

@@ -10,7 +10,7 @@ GOOD, UNEXPECTED = "good", "unexpected"
 
 
 def parse(text: str, key: str = "a.B::") -> tuple[str, ...]:
-    """Read a rule; for one text, fail as nobody has foreseen."""
+    """Read a rule; for one text, raise an error that no handler expects."""
     if text == UNEXPECTED:
         raise OverflowError("too large")
     return (text,)

@@ -45,7 +45,7 @@ def reverse(**fields: Any) -> pb.ReverseRequest:
 
 
 async def test_ticket_of_a_payment_is_shown_to_its_owner_alone() -> None:
-    """It pays until the payment has ended: whoever reads payments could press for the customer."""
+    """It pays until the payment has ended: staff who read it could pay for the customer."""
     cluster = InMemoryCluster()
     one = cluster.instance()
     servicer = PaymentServicer(one.operations, cluster.clock)
