@@ -201,16 +201,17 @@ class EndpointPool:
             _patience_s(deadline),
         )
 
-    def all_connections(self, invocation: Invocation) -> list[EndpointConnection]:
-        """Return links to all endpoints that may serve a call, connected or not, out or not."""
-        return [
-            self.connection_to(endpoint)
-            for endpoint in self.directory.candidates(invocation.method.bare_name, invocation.tag)
-        ]
+    async def all_connections(self, invocation: Invocation) -> list[EndpointConnection]:
+        """Return links to all endpoints that may serve a call, connected or not, out or not.
+
+        Raises:
+            NeverSent: rules and providers are so many that the call's deadline passed.
+        """
+        return [self.connection_to(endpoint) for endpoint in await self._routed(invocation)]
 
     async def _providers(self, invocation: Invocation) -> tuple[Endpoint, ...]:
         method, tag = invocation.method.bare_name, invocation.tag
-        candidates = self.directory.candidates(method, tag)
+        candidates = await self._routed(invocation)
         if candidates:
             return candidates
         if not self.directory.endpoints:
@@ -218,11 +219,17 @@ class EndpointPool:
                 await self.directory.wait_any(_patience_s(invocation.deadline))
             except NoProviders as error:
                 raise NeverSent(str(error)) from error
-            candidates = self.directory.candidates(method, tag)
+            candidates = await self._routed(invocation)
         if not candidates:
             tagged = f" with tag {tag!r}" if tag else ""
             raise NeverSent(f"no provider of {self.directory.interface} may serve {method}{tagged}: rules forbid all")
         return candidates
+
+    async def _routed(self, invocation: Invocation) -> tuple[Endpoint, ...]:
+        try:
+            return await self.directory.route(invocation.method.bare_name, invocation.tag, invocation.deadline)
+        except TimeoutError as error:
+            raise NeverSent(str(error)) from error
 
     def _candidates(self, endpoints: Sequence[Endpoint]) -> list[Candidate]:
         now_ms = self._now_ms()

@@ -113,9 +113,9 @@ class CallExecution:
         """See `CallContext`."""
         return self._others
 
-    def all_connections(self) -> list[EndpointConnection]:
+    async def all_connections(self) -> list[EndpointConnection]:
         """See `CallContext`."""
-        return self._pool.all_connections(self._invocation)
+        return await self._pool.all_connections(self._invocation)
 
     async def connect(self) -> EndpointConnection:
         """See `CallContext`."""

@@ -101,7 +101,7 @@ class CallContext(Protocol):
         """
         ...
 
-    def all_connections(self) -> list[EndpointConnection]:
+    async def all_connections(self) -> list[EndpointConnection]:
         """Return all endpoints that may serve the call, connected or not."""
         ...
 
@@ -274,10 +274,10 @@ class Broadcast:
 
     async def run(self, context: CallContext) -> Any:
         """See `Policy`."""
-        connections = context.all_connections()
+        connections = await context.all_connections()
         if not connections:
             await context.connect()  # its error says why there is none
-            connections = context.all_connections()
+            connections = await context.all_connections()
         tasks = [asyncio.ensure_future(self._tell(context, connection)) for connection in connections]
         failures: list[BaseException] = []
 

@@ -18,6 +18,7 @@ Invariants
    failed read all lead back to reading, with a watch on whatever is there to be watched.
 4. One child that cannot be read costs that child and no other; so does one rule.
 5. A list is shown only when the rules that govern it have been looked at, or RULES_WAIT_S later.
+6. However many rules and providers there are, applying rules leaves the event loop to others every few milliseconds.
 
 Why the grace period. A list is empty for a moment whenever the only instance restarts, and whenever ZooKeeper was away
 for longer than sessions last: consumers read again sooner than providers register again. Dubbo 2.7 took an empty list
@@ -47,6 +48,7 @@ from coordination.registry.endpoint import Endpoint, ProviderReader, Registratio
 from coordination.registry.service_key import Service
 from coordination.registry.url import ProviderURL
 from coordination.rules.rule_set import Rules
+from coordination.turns import Work, at_once, in_turns
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +148,9 @@ class Directory:
         self._by_node: dict[str, Endpoint] = {}  # with rules applied, by node's name
         self._governed: tuple[Endpoint, ...] = ()  # the disabled among them
         self._rules = Rules()
+        # By method and tag: of calls to come, and of those that wait for it. Replaced at every change, never cleared.
         self._routed: dict[tuple[str, str], tuple[Endpoint, ...]] = {}
+        self._routing: dict[tuple[str, str], asyncio.Task[tuple[Endpoint, ...]]] = {}
         self._subscribers: list[Callable[[], None]] = []
         metrics = metrics or Metrics()
         self._endpoints_gauge = metrics.endpoints.labels(interface)
@@ -167,27 +171,52 @@ class Directory:
 
         return unsubscribe
 
-    def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
+    async def route(self, method: str, tag: str, deadline: Deadline) -> tuple[Endpoint, ...]:
         """Return the endpoints that may serve a call.
 
-        Cached until the list or the rules change: every call asks for it.
+        Cached until the list or the rules change: every call asks for it. Calls that ask for the same at once wait for
+        one answer.
 
         Args:
             method: the bare name of the method called.
             tag: the call's tag (metadata ``dubbo.tag``); empty if it has none.
+            deadline: the call's.
+
+        Raises:
+            TimeoutError: rules and providers are so many that it takes longer; the work goes on for the next call.
         """
+        call = method, tag
+        while (found := self._routed.get(call)) is None:
+            routing = self._routing.get(call)
+            if routing is None:
+                routing = asyncio.get_running_loop().create_task(in_turns(self._route(method, tag)))
+                self._routing[call] = routing
+            await asyncio.wait([routing], timeout=deadline.remaining_s())
+            if not routing.done():
+                raise TimeoutError(f"the rules of {self.interface} take longer to apply than the call may take")
+            routing.result()  # which is found, unless the list or the rules have changed meanwhile
+        return found
+
+    def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
+        """Return what `route` does, worked out in this turn of the loop: for people who ask, not for calls."""
         found = self._routed.get((method, tag))
-        if found is None:
-            if len(self._routed) >= MAX_ROUTED:
-                self._routed.clear()
-            found, _ = self._rules.route(self.endpoints, self.consumer, method, tag)
-            self._routed[method, tag] = found
+        return at_once(self._route(method, tag)) if found is None else found
+
+    def _route(self, method: str, tag: str) -> Work[tuple[Endpoint, ...]]:
+        routed, routing = self._routed, self._routing  # of this list and these rules: others have others
+        try:
+            left, _ = yield from self._rules.route(self.endpoints, self.consumer, method, tag)
+        finally:
+            routing.pop((method, tag), None)
+        if len(routed) >= MAX_ROUTED:
+            routed.clear()
+        found = routed[method, tag] = tuple(left)
         return found
 
     def eligibility(self, method: str, tag: str = "") -> tuple[Eligibility, ...]:
-        """Return whether each registered provider may serve a call, and why not. Arguments as `candidates`."""
+        """Return whether each registered provider may serve a call, and why not. As `candidates`, for people."""
         governed = {endpoint.key: endpoint for endpoint in self._governed}
-        _, reasons = self._rules.route(self.endpoints, self.consumer, method, tag)
+        _, reasons = at_once(self._rules.route(self.endpoints, self.consumer, method, tag))
         eligibility = []
         for registration in self._registrations:
             if registration.refusal:
@@ -259,18 +288,29 @@ class Directory:
         """Return the seconds after which to read an empty list again; None: only at a change."""
         return None if self._grace is None else self._grace.remaining_s()
 
-    def govern(self, rules: Rules) -> None:
-        """Apply other rules to the list."""
-        self._rules = rules
-        self._by_node.clear()
+    async def govern(self, rules: Rules) -> None:
+        """Apply other rules to the list. Until that is done, the list stays as it was."""
+        by_node: dict[str, Endpoint] = {}
+        await in_turns(self._govern(self._registrations, rules, by_node))
+        self._rules, self._by_node = rules, by_node
         self._set(self.state, self._registrations, force=True)
+
+    async def prepare(self, found: Iterable[Registration]) -> None:
+        """Apply the rules to the new ones of a list, so that `take` finds that done unless the rules change."""
+        await in_turns(self._govern(found, self._rules, self._by_node))
+
+    def _govern(self, found: Iterable[Registration], rules: Rules, by_node: dict[str, Endpoint]) -> Work[None]:
+        for one in found:
+            if one.endpoint is not None and one.name not in by_node:
+                by_node[one.name] = yield from rules.govern(one.endpoint, self.consumer)
+                yield
 
     def _set(self, state: DirectoryState, registrations: tuple[Registration, ...], *, force: bool = False) -> None:
         if not force and (state, registrations) == (self.state, self._registrations):
             return
         known = self._by_node
         self._by_node = {
-            one.name: known.get(one.name) or self._rules.govern(one.endpoint, self.consumer)
+            one.name: known.get(one.name) or at_once(self._rules.govern(one.endpoint, self.consumer))
             for one in registrations
             if one.endpoint is not None
         }
@@ -281,7 +321,7 @@ class Directory:
         self._endpoints_gauge.inc(len(endpoints) - len(self.endpoints))
         self._live_gauge.set(state is DirectoryState.LIVE)
         self.state, self._registrations, self.endpoints = state, registrations, endpoints
-        self._routed.clear()
+        self._routed, self._routing = {}, {}
         self.changed.set()
         for callback in list(self._subscribers):
             try:

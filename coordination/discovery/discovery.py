@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,11 +14,15 @@ from coordination.discovery.consumer import ANY_CONSUMER, Consumer
 from coordination.discovery.directory import EMPTY_LIST_GRACE_S, Directory
 from coordination.discovery.provider_cache import ProviderCache
 from coordination.metrics import Metrics
+from coordination.registry.endpoint import Registration
 from coordination.registry.registration import DEFAULT_ROOT, Registry
 from coordination.registry.service_key import Service
+from coordination.rules.rule_set import Rules
 from coordination.rules.rule_watcher import RuleWatcher
 from coordination.session.node_watcher import NodeWatcher, children
 from coordination.session.session import Session
+
+log = logging.getLogger(__name__)
 
 RULES_WAIT_S = 0.5
 CLOSE_TIMEOUT_S = 0.5
@@ -107,7 +112,9 @@ class _Subscription:
         self.directory = directory
         self._cache = cache
         self._loading_cache = asyncio.get_running_loop().create_task(self._load_cache())
-        self._rules = RuleWatcher(session, root, directory.consumer, directory.govern, metrics)
+        self._newest_rules: Rules | None = None  # not applied yet
+        self._governing: asyncio.Task[None] | None = None
+        self._rules = RuleWatcher(session, root, directory.consumer, self._on_rules, metrics)
         path = f"{root}/{directory.interface}/providers"
         self._watcher = NodeWatcher(session, path, children, self._on_read, directory.on_away)
 
@@ -115,6 +122,9 @@ class _Subscription:
         """Stop following."""
         self._loading_cache.cancel()
         await asyncio.gather(self._watcher.close(), self._rules.close(), self._loading_cache, return_exceptions=True)
+        if self._governing is not None:
+            self._governing.cancel()
+            await asyncio.gather(self._governing, return_exceptions=True)
 
     async def _load_cache(self) -> None:
         if self._cache is not None:
@@ -125,7 +135,31 @@ class _Subscription:
         found = self.directory.reader.read(names)
         self._rules.govern(one.url for one in found if one.url and not one.refusal)
         await self._rules.ready(RULES_WAIT_S)
+        await self._prepare(found)
         self.directory.take(found)
         if self._cache is not None and names:  # an old list is more useful to a cold start than an empty one
             await asyncio.to_thread(self._cache.save, names)
         return self.directory.reread_after_s()
+
+    def _on_rules(self, rules: Rules) -> None:
+        self._newest_rules = rules
+        if self._governing is None:
+            self._governing = asyncio.get_running_loop().create_task(self._govern())
+
+    async def _govern(self) -> None:
+        while (rules := self._newest_rules) is not None:
+            self._newest_rules = None
+            try:
+                await self.directory.govern(rules)
+            except Exception:
+                log.exception("the new rules of %s are not applied", self.directory.interface)
+        self._governing = None
+
+    async def _prepare(self, found: tuple[Registration, ...]) -> None:
+        """Apply the newest rules to what is shown, and to what is to be shown."""
+        while True:
+            if self._governing is not None:
+                await asyncio.wait([self._governing])
+            await self.directory.prepare(found)
+            if self._governing is None:
+                return

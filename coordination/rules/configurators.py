@@ -44,9 +44,9 @@ PROVIDER = "provider"
 BOTH_SIDES = ""
 OVERRIDE, ABSENT = "override", "absent"
 
-#: Parameters of a rule that say where it applies, or that no rule may change.
 #: Changes of one rule: an entry makes one for each address and service, so that a short rule could make a million.
 MAX_CONFIGURATORS = 1_000
+#: Parameters of a rule that say where it applies, or that no rule may change.
 _IDENTITY = frozenset(
     {
         *("interface", "interfaces", "group", "version", "application", "side", "methods", "timestamp"),
@@ -59,11 +59,28 @@ _NUMBERS = re.compile(r"weight|warmup|timeout|[\w$]+\.timeout")
 
 
 @dataclass(frozen=True, slots=True)
+class AddressMatch:
+    """What `match` says of an address: a network (`cidr`), exactly this one (`exact`), or text with ``*``."""
+
+    kind: str
+    text: str
+    network: AddressPattern | None = None
+
+    def fits(self, url: ProviderURL) -> bool:
+        """Tell whether the address of a URL fits, with its port or without."""
+        if self.network is not None:
+            return self.network.matches(url.host, url.port)
+        if self.kind == "exact":
+            return self.text in (url.host, url.address)
+        return self.text == ANY_HOST or any(glob_matches(self.text, address) for address in (url.host, url.address))
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """The `match` of a 3.x entry; all that is said must hold."""
 
-    address: tuple[str, str] | None = None
-    provider_address: tuple[str, str] | None = None
+    address: AddressMatch | None = None
+    provider_address: AddressMatch | None = None
     services: tuple[StringMatch, ...] | None = None
     applications: tuple[StringMatch, ...] | None = None
     parameters: tuple[tuple[str, StringMatch], ...] = ()
@@ -72,8 +89,8 @@ class Match:
         """Tell whether it holds for a provider, and a provider or consumer of the entry's side."""
         service = str(Service.of(provider))
         return (
-            (self.address is None or _address_fits(self.address, side))
-            and (self.provider_address is None or _address_fits(self.provider_address, provider))
+            (self.address is None or self.address.fits(side))
+            and (self.provider_address is None or self.provider_address.fits(provider))
             and (self.services is None or any(match.matches(service) for match in self.services))
             and (self.applications is None or any(match.matches(side.application) for match in self.applications))
             and all(match.matches(provider.parameters.get(key, "")) for key, match in self.parameters)
@@ -218,8 +235,8 @@ def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool, most: i
     side = entry.text("side")
     if side not in (CONSUMER, PROVIDER):
         raise BadRule(f"{entry.origin}: side should be consumer or provider, not {quoted(side)}")
-    addresses = entry.texts("addresses") or (ANY_HOST,)
-    services = (entry.texts("services") or (ANY,)) if of_application else (key,)
+    addresses = _once(entry.texts("addresses")) or (ANY_HOST,)
+    services = (_once(entry.texts("services")) or (ANY,)) if of_application else (key,)
     applications = (key,) if of_application else entry.texts("applications")
     match = entry.document("match")
     if len(addresses) * len(services) > most:
@@ -255,13 +272,11 @@ def _parse_match(match: RuleDocument) -> Match:
     )
 
 
-def _parse_address_match(match: RuleDocument, key: str) -> tuple[str, str] | None:
+def _parse_address_match(match: RuleDocument, key: str) -> AddressMatch | None:
     if key not in match:
         return None
     kind, text = only_entry(match.raw(key), ("wildcard", "cird", "cidr", "exact"))
-    if kind in ("cird", "cidr"):
-        AddressPattern.parse(text)
-    return kind, text
+    return AddressMatch(kind, text, AddressPattern.parse(text) if kind in ("cird", "cidr") else None)
 
 
 def _parse_one_of(rule: RuleDocument | None) -> tuple[StringMatch, ...] | None:
@@ -289,6 +304,10 @@ def rule_url(name: str, protocols: tuple[str, ...]) -> ProviderURL:
     return url
 
 
+def _once(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
 def _checked_parameters(said: Mapping[str, str], origin: str) -> dict[str, str]:
     parameters = {key: value for key, value in said.items() if key not in _IDENTITY}
     for key, value in parameters.items():
@@ -314,12 +333,3 @@ def _priority(text: str, origin: str) -> int:
 def _provider_fits(text: str, provider: ProviderURL) -> bool:
     host, port = split_address(text)
     return host in (ANY_HOST, provider.host) and port in (ANY, str(provider.port))
-
-
-def _address_fits(match: tuple[str, str], url: ProviderURL) -> bool:
-    kind, text = match
-    if kind in ("cird", "cidr"):
-        return AddressPattern.parse(text).matches(url.host, url.port)
-    if kind == "exact":
-        return text in (url.host, url.address)
-    return text == ANY_HOST or any(glob_matches(text, address) for address in (url.host, url.address))

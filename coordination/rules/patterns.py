@@ -13,6 +13,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from coordination.errors import BadRule
@@ -21,6 +23,8 @@ from coordination.quoting import quoted
 ANY = "*"
 ANY_HOST = "0.0.0.0"  # noqa: S104  Dubbo's way to write "whatever the host"; nothing is bound to it
 
+#: How many hosts' addresses are kept parsed.
+HOSTS_KEPT = 4_096
 _PORT_MAX = 65_535
 
 
@@ -60,6 +64,11 @@ class ValuePattern:
                 raise BadRule(f"{quoted(text)} is not a range of integers, like 1~100")
         return cls(text)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it stands for its own text and no other."""
+        return not (ANY in self.text or "~" in self.text or self.text.startswith("$"))
+
     def matches(self, value: str, consumer: Mapping[str, str]) -> bool:
         """Tell whether `value` fits, for a consumer with these facts."""
         if "~" in self.text:
@@ -67,6 +76,34 @@ class ValuePattern:
             return _is_integer(value) and (not low or int(low) <= int(value)) and (not high or int(value) <= int(high))
         pattern = consumer.get(self.text[1:], "") if self.text.startswith("$") else self.text
         return glob_matches(pattern, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values on the right of ``=`` or of ``!=``. Plain ones are found at once, however many there are."""
+
+    plain: frozenset[str] = frozenset()
+    patterns: tuple[ValuePattern, ...] = ()
+
+    @classmethod
+    def of(cls, patterns: Iterable[ValuePattern]) -> Values:
+        """Return the values of some patterns."""
+        patterns = tuple(patterns)
+        return cls(
+            frozenset(pattern.text for pattern in patterns if pattern.plain),
+            tuple(pattern for pattern in patterns if not pattern.plain),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.plain or self.patterns)
+
+    def include(self, value: str, consumer: Mapping[str, str]) -> bool:
+        """Tell whether `value` fits one of them, for a consumer with these facts."""
+        return value in self.plain or any(pattern.matches(value, consumer) for pattern in self.patterns)
+
+
+#: No value at all.
+NO_VALUES = Values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +115,7 @@ class AddressPattern:
 
     host: str
     port: str
+    network: IPv4Network | IPv6Network | None = None
 
     @classmethod
     def parse(cls, text: str) -> AddressPattern:
@@ -88,7 +126,8 @@ class AddressPattern:
         """
         text = text.strip()
         if "/" in text:
-            return cls(_checked_network(text), ANY)
+            network = _network(text)
+            return cls(str(network), ANY, network)
         host, port = split_address(text)
         if not host or not (port == ANY or (_is_integer(port) and 0 < int(port) <= _PORT_MAX)):
             raise BadRule(f"{quoted(text)} is not an address, like 10.0.0.5:50051 or 10.0.0.*")
@@ -98,8 +137,9 @@ class AddressPattern:
         """Tell whether an address fits; port 0: the address has none."""
         if self.port not in (ANY, str(port)):
             return False
-        if "/" in self.host:
-            return _is_in_network(host, self.host)
+        if self.network is not None:
+            address = _ip_address(host)
+            return address is not None and address in self.network
         if self.host in (ANY, ANY_HOST):
             return True
         ours, theirs = self.host.split("."), host.split(".")
@@ -177,15 +217,17 @@ def _segment_matches(pattern: str, segment: str) -> bool:
     return glob_matches(pattern, segment)
 
 
-def _checked_network(text: str) -> str:
+def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        return str(ipaddress.ip_network(text, strict=False))
+        return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise BadRule(f"{quoted(text)} is not a network, like 10.0.0.0/24") from error
 
 
-def _is_in_network(host: str, network: str) -> bool:
+@lru_cache(maxsize=HOSTS_KEPT)
+def _ip_address(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the address; None if it is a name. Kept, for a host is compared with many networks."""
     try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None

@@ -6,7 +6,8 @@
 A router removes providers and never adds one. It gives a reason for every provider it removed.
 
 Invariants
-1. Pure: parsing gives routers or a BadRule; routing looks nothing up.
+1. Pure: parsing gives routers or a BadRule; routing looks nothing up. It may take long, and so is done in turns: a step
+   is one provider and one condition, or one provider and all tags.
 2. A condition that is not understood makes the rule bad. It is never taken for "no condition".
 3. A condition router without `force` that would leave no provider is not applied. With it, or with nothing on the right
    of ``=>``, it may leave none.
@@ -26,7 +27,8 @@ from coordination.registry.service_key import Service
 from coordination.registry.url import ProviderURL
 from coordination.rules.configurators import rule_url
 from coordination.rules.document import RuleDocument
-from coordination.rules.patterns import ANY_HOST, AddressPattern, StringMatch, ValuePattern
+from coordination.rules.patterns import ANY_HOST, NO_VALUES, AddressPattern, StringMatch, ValuePattern, Values
+from coordination.turns import Work
 
 #: What the names of these rules' nodes end with, after a dot.
 CONDITIONS, TAGS = "condition-router", "tag-router"
@@ -38,6 +40,8 @@ _UNSUPPORTED_KEYS = re.compile(r"(arguments|attachments)\b.*", re.DOTALL)
 
 #: By endpoint's key: why it is not to be called.
 Reasons = dict[str, str]
+#: The endpoints that remain, and why the others do not.
+Routed = tuple[Sequence[Endpoint], Reasons]
 
 
 # ---- conditions ------------------------------------------------------------------------------------------
@@ -48,14 +52,30 @@ class Term:
     """What one key must be, and must not be."""
 
     key: str
-    equal: tuple[ValuePattern, ...] = ()
-    unequal: tuple[ValuePattern, ...] = ()
+    equal: Values = NO_VALUES
+    unequal: Values = NO_VALUES
 
     def holds(self, value: str | None, consumer: Mapping[str, str]) -> bool:
         """Tell whether it holds; with no value at all, no term holds, not even an unequal one."""
-        if value is None or any(pattern.matches(value, consumer) for pattern in self.unequal):
+        if value is None or self.unequal.include(value, consumer):
             return False
-        return not self.equal or any(pattern.matches(value, consumer) for pattern in self.equal)
+        return not self.equal or self.equal.include(value, consumer)
+
+
+class Facts:
+    """What conditions may ask of a consumer and of providers. Each provider is described once, for all conditions."""
+
+    def __init__(self, consumer: ProviderURL) -> None:
+        self.consumer = consumer
+        self.of_consumer = facts(consumer)
+        self._of_providers: dict[str, dict[str, str]] = {}
+
+    def of(self, endpoint: Endpoint) -> dict[str, str]:
+        """Return those of a provider, as it is registered."""
+        known = self._of_providers.get(endpoint.key)
+        if known is None:
+            known = self._of_providers[endpoint.key] = facts(endpoint.registered)
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +102,19 @@ class ConditionRouter:
     service: Service | None = None
     host: str = ANY_HOST
 
-    def route(
-        self, endpoints: Sequence[Endpoint], consumer: ProviderURL, method: str
-    ) -> tuple[Sequence[Endpoint], Reasons]:
-        """Return the endpoints that remain, and why the others do not."""
-        asking = facts(consumer)
-        if not endpoints or not self._is_for(consumer) or not self._applies(asking, method):
+    def route(self, endpoints: Sequence[Endpoint], known: Facts, method: str) -> Work[Routed]:
+        """Return the endpoints that remain, and why the others do not; yield between any two."""
+        yield
+        asking, then = known.of_consumer, self.then
+        if not endpoints or not self._is_for(known.consumer) or not self._applies(asking, method):
             return endpoints, {}
-        then = self.then
         if then is None:
-            return (), {endpoint.key: f"forbidden by {self}" for endpoint in endpoints}
-        left = [endpoint for endpoint in endpoints if _all_hold(then, facts(endpoint.registered), asking)]
+            return (), _reasons(endpoints, (), f"forbidden by {self}")
+        left = []
+        for endpoint in endpoints:
+            if _all_hold(then, known.of(endpoint), asking):
+                left.append(endpoint)
+            yield
         if not left and not self.force:
             return endpoints, {}
         return left, _reasons(endpoints, left, f"routed away by {self}")
@@ -208,7 +230,7 @@ def _parse_terms(text: str) -> tuple[Term, ...]:
     for key, (equal, unequal) in found.items():
         if not equal and not unequal:
             raise BadRule(f"{quoted(key)} is compared with nothing")
-    return tuple(Term(key, tuple(equal), tuple(unequal)) for key, (equal, unequal) in found.items())
+    return tuple(Term(key, Values.of(equal), Values.of(unequal)) for key, (equal, unequal) in found.items())
 
 
 def _all_hold(terms: Iterable[Term], values: Mapping[str, str], asking: Mapping[str, str]) -> bool:
@@ -248,11 +270,12 @@ class TagRouter:
     tags: tuple[Tag, ...] = ()
     force: bool = False
 
-    def route(self, endpoints: Sequence[Endpoint], tag: str) -> tuple[Sequence[Endpoint], Reasons]:
-        """Return the endpoints that remain for a call's tag ("" for none), and why the others do not."""
+    def route(self, endpoints: Sequence[Endpoint], tag: str) -> Work[Routed]:
+        """Return the endpoints that remain for a call's tag ("" for none), and why the others do not; yield between any
+        two."""
         if not tag:
-            return self._untagged(endpoints, "has a tag, and the call has none")
-        members = self._members_of(endpoints, tag)
+            return (yield from self._untagged(endpoints, "has a tag, and the call has none"))
+        members = yield from self._members_of(endpoints, tag)
         if members is not None:
             left = [endpoint for endpoint in endpoints if endpoint.key in members]
             if left or self.force:
@@ -261,25 +284,32 @@ class TagRouter:
             left = [endpoint for endpoint in endpoints if endpoint.url.tag == tag]
             if left:
                 return left, _reasons(endpoints, left, f"not tagged {tag}")
-        return self._untagged(endpoints, f"has another tag than {tag}")
+        return (yield from self._untagged(endpoints, f"has another tag than {tag}"))
 
-    def _untagged(self, endpoints: Sequence[Endpoint], why: str) -> tuple[Sequence[Endpoint], Reasons]:
-        left = [
-            endpoint
-            for endpoint in endpoints
-            if not endpoint.url.tag and not any(tag.includes(endpoint) for tag in self.tags)
-        ]
+    def _untagged(self, endpoints: Sequence[Endpoint], why: str) -> Work[Routed]:
+        left = []
+        for endpoint in endpoints:
+            if not endpoint.url.tag and not any(tag.includes(endpoint) for tag in self.tags):
+                left.append(endpoint)
+            yield
         return left, _reasons(endpoints, left, why)
 
-    def _members_of(self, endpoints: Sequence[Endpoint], wanted: str) -> set[str] | None:
+    def _members_of(self, endpoints: Sequence[Endpoint], wanted: str) -> Work[set[str] | None]:
         """Return the keys of the most special tag that the rule knows: of a|b|c it may be a|b. None: of none."""
-        levels = wanted.split(_LEVEL)
-        for length in range(len(levels), 0, -1):
-            name = _LEVEL.join(levels[:length])
-            for tag in self.tags:
-                members = {endpoint.key for endpoint in endpoints if tag.includes(endpoint)}
-                if tag.name == name and (tag.addresses or members):
+        name, names = wanted, {tag.name for tag in self.tags}
+        while name:
+            for tag in self.tags if name in names else ():
+                if tag.name != name:
+                    continue
+                members = set()
+                for endpoint in endpoints:
+                    if tag.includes(endpoint):
+                        members.add(endpoint.key)
+                    yield
+                if tag.addresses or members:
                     return members
+            name = name.rpartition(_LEVEL)[0]
+            yield
         return None
 
 
@@ -309,5 +339,7 @@ def _parse_tag(entry: RuleDocument) -> Tag:
 
 
 def _reasons(before: Sequence[Endpoint], left: Sequence[Endpoint], why: str) -> Reasons:
+    if len(left) == len(before):
+        return {}
     kept = {endpoint.key for endpoint in left}
     return {endpoint.key: why for endpoint in before if endpoint.key not in kept}

@@ -21,7 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from coordination.errors import BadRule
 from coordination.metrics import Metrics
@@ -44,8 +44,18 @@ NAMES_A_TURN = 50
 
 Rule = TypeVar("Rule")
 Parse = Callable[[str, str], tuple[Rule, ...]]
-#: Called at every change of a rule, with whether it could be read.
-OnRuleRead = Callable[[bool], None]
+
+
+class OnRuleRead(Protocol):
+    """Called when rules of one node changed."""
+
+    def __call__(self, readable: bool, changes: int = 1, /) -> None:
+        """Take note of it.
+
+        Args:
+            readable: whether they could be parsed.
+            changes: how many rules changed.
+        """
 
 
 def config_path(root: str, key: str, kind: str) -> str:
@@ -124,8 +134,8 @@ class RuleWatcher:
             yield from nodes.by_key.values()
 
     def _on_rule_read(self, kind: str) -> OnRuleRead:
-        def on_rule_read(readable: bool) -> None:
-            self._metrics.rule_changes.labels(kind, "yes" if readable else "no").inc()
+        def on_rule_read(readable: bool, changes: int = 1) -> None:
+            self._metrics.rule_changes.labels(kind, "yes" if readable else "no").inc(changes)
             if readable:
                 self._changed()
 
@@ -199,9 +209,10 @@ class _Names(_Source[list[str], Rule]):
                 await asyncio.sleep(0)
         self._known = known
         self.rules = tuple(rule for rules in self._known.values() for rule in rules or ())
-        for name in before.keys() ^ self._known.keys():
-            if (before | self._known)[name] is not None:
-                self._on_rule_read(True)
+        both = before | known
+        changes = sum(both[name] is not None for name in before.keys() ^ known.keys())
+        if changes:
+            self._on_rule_read(True, changes)
 
     def _parsed(self, name: str) -> tuple[Rule, ...] | None:
         try:

@@ -34,7 +34,7 @@ async def measure() -> list[Figure]:
         for number in range(_CHANGES):
             names = [*names[1:], _node(_PROVIDERS + number)]
             changes_s.append(_took_s(directory, names))
-        rules_s = [_governed_s(directory, number) for number in range(_CHANGES)]
+        rules_s = [await _governed_s(directory, number) for number in range(_CHANGES)]
     change_ms, whole_ms = median_ms(changes_s), median_ms(whole_s)
     return [
         Figure("provider_change_ms", f"one change among {_PROVIDERS} providers", change_ms, "ms", "at most 20 ms"),
@@ -51,11 +51,11 @@ def _took_s(directory: Directory, names: list[str]) -> float:
     return time.thread_time() - began_s
 
 
-def _governed_s(directory: Directory, number: int) -> float:
+async def _governed_s(directory: Directory, number: int) -> float:
     text = f"configs: [{{side: consumer, addresses: [0.0.0.0], parameters: {{timeout: {500 + number}}}}}]"
     rules = Rules(configurators=parse_configurators(text, f"{_INTERFACE}::"))
     began_s = time.thread_time()
-    directory.govern(rules)
+    await directory.govern(rules)
     return time.thread_time() - began_s
 
 

@@ -15,6 +15,7 @@ from grpc.aio import AioRpcError
 from coordination.channel import Failover
 from coordination.channel.channel import DiscoveredChannel, maybe_sent_before, never_sent, sends
 from coordination.channel.outcomes import DETAILS_KEY
+from coordination.deadline import Deadline
 from coordination.discovery import Directory
 from coordination.grpc_channel import PATIENT
 from coordination.registry import Endpoint
@@ -361,14 +362,20 @@ async def test_candidates_are_asked_for_with_method_and_tag(monkeypatch: pytest.
     """Rules see the bare method and the call's `dubbo.tag`; with nobody allowed the call was never sent."""
     asked: list[tuple[str, str]] = []
 
-    def candidates(directory: Directory, method: str, tag: str = "") -> tuple[Endpoint, ...]:
+    async def route(directory: Directory, method: str, tag: str, deadline: Deadline) -> tuple[Endpoint, ...]:
+        assert deadline.remaining_s() == pytest.approx(10, abs=9)
         asked.append((method, tag))
+        if tag == "slow":
+            raise TimeoutError("the rules take longer")
         return () if tag == "blue" else directory.endpoints
 
-    monkeypatch.setattr(Directory, "candidates", candidates)
+    monkeypatch.setattr(Directory, "route", route)
     async with Echo().serving() as port, channel_to(directory_of(port)) as channel:
         assert await Stub(channel).put(b"hi", timeout=10.0) == b"hi"
         with pytest.raises(AioRpcError, match="may serve Put with tag 'blue'") as caught:
             await Stub(channel).put(b"hi", timeout=10.0, metadata=(("dubbo.tag", "blue"),))
         assert never_sent(caught.value)
-        assert asked == [("Put", ""), ("Put", "blue")]
+        with pytest.raises(AioRpcError, match="the rules take longer") as caught:
+            await Stub(channel).put(b"hi", timeout=10.0, metadata=(("dubbo.tag", "slow"),))
+        assert never_sent(caught.value)
+        assert asked == [("Put", ""), ("Put", "blue"), ("Put", "slow")]

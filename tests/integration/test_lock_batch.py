@@ -114,7 +114,7 @@ async def test_batch_that_does_not_get_one_resource_gets_none(locks: ResourceLoc
     """At the deadline the error names the resource that was not had and who holds it, and every place is given up."""
     holder = await locks.acquire("b-7", CASHIER, timeout_s=5)
     with pytest.raises(LockTimeout) as caught:
-        await locks.acquire_all(new_resources(20), ACCOUNTANT, timeout_s=0.3)
+        await locks.acquire_all(new_resources(20), ACCOUNTANT, timeout_s=2)
     assert caught.value.resource_id == "b-7"
     assert caught.value.holder == CASHIER
     assert await locks.drained(5)

@@ -19,6 +19,7 @@ from coordination.registry import Endpoint, ProviderURL, Service
 from coordination.rules import Rules
 from coordination.rules.configurators import parse_configurators
 from coordination.rules.routers import parse_condition
+from coordination.turns import Work
 
 NODE = ProviderURL("tri", "h", 1, "a.B").node_name()
 OTHER = ProviderURL("tri", "h", 2, "a.B").node_name()
@@ -161,7 +162,7 @@ async def test_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     """Also when it is the last: that is somebody's decision, not a restart. What was done is told."""
     directory = Directory("a.B")
     directory.take(directory.reader.read([NODE]))
-    directory.govern(disabling("h:1"))
+    await directory.govern(disabling("h:1"))
     assert (directory.state, addresses(directory)) == (DirectoryState.LIVE, [])
     assert [endpoint.address for endpoint in directory.registered] == ["h:1"]
     (verdict,) = directory.eligibility("Any")
@@ -169,7 +170,7 @@ async def test_disabled_endpoint_leaves_at_once_and_is_still_known() -> None:
     with pytest.raises(NoProviders, match=r"every provider of a\.B is disabled \(1\)") as caught:
         await directory.wait_any(0.01)
     assert caught.value.disabled == 1
-    directory.govern(Rules())
+    await directory.govern(Rules())
     assert addresses(directory) == ["h:1"]
 
 
@@ -179,13 +180,13 @@ def test_provider_disabled_by_its_url_is_no_endpoint() -> None:
     assert [verdict.why_not for verdict in directory.eligibility("Any")] == ["registered as disabled"]
 
 
-def test_candidates_follow_the_list_and_the_rules() -> None:
+async def test_candidates_follow_the_list_and_the_rules() -> None:
     """What is remembered of a method and a tag is forgotten when either changes."""
     directory = Directory("a.B")
     directory.take(directory.reader.read([NODE, OTHER]))
     assert [one.address for one in directory.candidates("Pay")] == ["h:1", "h:2"]
     assert directory.candidates("Pay") is directory.candidates("Pay")
-    directory.govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
+    await directory.govern(Rules(conditions=(parse_condition("method = Pay => port = 2", "here", force=True),)))
     assert [one.address for one in directory.candidates("Pay")] == ["h:2"]
     assert [one.address for one in directory.candidates("Look")] == ["h:1", "h:2"]
     directory.take(directory.reader.read([NODE]))
@@ -204,12 +205,12 @@ def test_cache_of_candidates_is_bounded() -> None:
     assert len(directory._routed) <= MAX_ROUTED
 
 
-def test_every_registration_has_an_eligibility() -> None:
+async def test_every_registration_has_an_eligibility() -> None:
     """Every node is answered for: candidates, and why the others are none."""
     gray = ProviderURL("tri", "h", 3, "a.B", {"dubbo.tag": "gray"}).node_name()
     of_group = ProviderURL("tri", "h", 4, "a.B", {"group": "g"}).node_name()
     directory = Directory("a.B")
-    directory.govern(disabling("h:2"))
+    await directory.govern(disabling("h:2"))
     directory.take(
         directory.reader.read(
             [NODE, OTHER, gray, of_group, "nonsense", ProviderURL("dubbo", "h", 5, "a.B").node_name()]
@@ -234,7 +235,7 @@ def test_unreadable_node_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text.count("nonsense") == 1
 
 
-def test_endpoints_and_list_state_are_exported() -> None:
+async def test_endpoints_and_list_state_are_exported() -> None:
     """Endpoints that may be called, and whether the list is ZooKeeper's own."""
     collected = CollectorRegistry()
     directory = Directory("a.B", metrics=Metrics(collected))
@@ -248,7 +249,7 @@ def test_endpoints_and_list_state_are_exported() -> None:
 
     directory.take(directory.reader.read([NODE, OTHER]))
     assert figures() == (2, 1)
-    directory.govern(disabling("h:1"))
+    await directory.govern(disabling("h:1"))
     assert figures() == (1, 1)
     directory.on_away()
     assert figures() == (1, 0)
@@ -310,7 +311,7 @@ async def test_one_change_among_a_thousand_providers_costs_one_provider(monkeypa
         read.append(text)
         return parse(text)
 
-    def governing(rules: Rules, endpoint: Endpoint, consumer: ProviderURL) -> Endpoint:
+    def governing(rules: Rules, endpoint: Endpoint, consumer: ProviderURL) -> Work[Endpoint]:
         governed.append(endpoint)
         return govern(rules, endpoint, consumer)
 

@@ -51,7 +51,7 @@ class Scripted:
     def others(self) -> int:
         return 2 - len(self.shares)
 
-    def all_connections(self) -> list[EndpointConnection]:
+    async def all_connections(self) -> list[EndpointConnection]:
         return []
 
     def answer_empty(self, error: AioRpcError) -> Any:

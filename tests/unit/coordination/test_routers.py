@@ -15,12 +15,14 @@ from coordination.registry import Endpoint, ProviderURL
 from coordination.rules.patterns import ANY_HOST
 from coordination.rules.routers import (
     ConditionRouter,
+    Facts,
     TagRouter,
     parse_condition,
     parse_conditions,
     parse_router,
     parse_tags,
 )
+from coordination.turns import at_once
 
 INTERFACE = "com.foo.BarService"
 CONSUMER = ProviderURL.consumer(INTERFACE, "10.0.0.9", application="desk", timestamp_ms=1)
@@ -41,7 +43,7 @@ ALL = (NORTH, NORTH_TOO, SOUTH)
 
 
 def left(route: ConditionRouter, method: str = "getFoo", endpoints: Sequence[Endpoint] = ALL) -> list[Endpoint]:
-    kept, reasons = route.route(endpoints, CONSUMER, method)
+    kept, reasons = at_once(route.route(endpoints, Facts(CONSUMER), method))
     assert {one.address for one in endpoints} == {one.address for one in kept} | reasons.keys()
     assert len(kept) + len(reasons) == len(endpoints)
     return list(kept)
@@ -126,9 +128,11 @@ def test_condition_without_an_arrow_is_about_every_call() -> None:
 
 
 def test_reason_names_the_rule() -> None:
-    _, reasons = parse_condition("=> region = north", "there", force=False).route(ALL, CONSUMER, "getFoo")
+    north = parse_condition("=> region = north", "there", force=False)
+    _, reasons = at_once(north.route(ALL, Facts(CONSUMER), "getFoo"))
     assert reasons == {SOUTH.address: "routed away by there (=> region = north)"}
-    _, reasons = parse_condition("application = desk =>", "there", force=False).route([SOUTH], CONSUMER, "getFoo")
+    none = parse_condition("application = desk =>", "there", force=False)
+    _, reasons = at_once(none.route([SOUTH], Facts(CONSUMER), "getFoo"))
     assert reasons == {SOUTH.address: "forbidden by there (application = desk =>)"}
 
 
@@ -275,7 +279,7 @@ def tagged(text: str) -> TagRouter:
 
 
 def addresses(route: TagRouter, tag: str, endpoints: Sequence[Endpoint]) -> list[str]:
-    kept, reasons = route.route(endpoints, tag)
+    kept, reasons = at_once(route.route(endpoints, tag))
     assert len(kept) + len(reasons) == len(endpoints)
     return [one.url.host for one in kept]
 

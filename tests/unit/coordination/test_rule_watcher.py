@@ -22,13 +22,22 @@ def readable() -> list[bool]:
     return []
 
 
+def count_in(readable: list[bool]) -> rule_watcher.OnRuleRead:
+    """Return what counts there."""
+
+    def on_rule_read(read: bool, changes: int = 1, /) -> None:
+        readable.extend([read] * changes)
+
+    return on_rule_read
+
+
 async def test_yaml_that_fails_unexpectedly_is_unreadable(
     readable: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Were the exception to pass, the node would be read again, and the same data be taken for known."""
     node = rule_watcher._Node.__new__(rule_watcher._Node)
     node._path, node._parse, node._key, node._data = "/dubbo/config/dubbo/a.B::.tag-router", parse, "a.B::", b""
-    node._on_rule_read = readable.append
+    node._on_rule_read = count_in(readable)
     for data in (GOOD, UNEXPECTED, UNEXPECTED):
         await node._take(data.encode())
     assert node.rules == (GOOD,)
@@ -41,7 +50,7 @@ async def test_name_that_fails_unexpectedly_costs_itself(
 ) -> None:
     names = rule_watcher._Names.__new__(rule_watcher._Names)
     names._path, names._parse, names._known = "/dubbo/a.B/configurators", parse, {}
-    names._on_rule_read = readable.append
+    names._on_rule_read = count_in(readable)
     for _ in range(2):
         await names._take([UNEXPECTED, GOOD])
     assert list(names.rules) == [GOOD]
