@@ -246,8 +246,8 @@ async def test_deadlines_with_zookeeper_frozen(session: Session, locks: Resource
     """ZooKeeper stands still: nobody comes later than 100 ms after their deadline, alone, in line or in a batch;
     a cancelled one comes at once, release() takes no time, and what all of them began is cleared up afterwards."""
     held = await locks.acquire("o-5", CASHIER, timeout_s=5)
-    in_line = Stopwatch(locks.acquire("o-5", ACCOUNTANT, timeout_s=2.7))
-    batch_in_line = Stopwatch(locks.acquire_all(["o-51", "o-5", "o-52"], ACCOUNTANT, timeout_s=2.8))
+    in_line = Stopwatch(locks.acquire("o-5", ACCOUNTANT, timeout_s=0.9))
+    batch_in_line = Stopwatch(locks.acquire_all(["o-51", "o-5", "o-52"], ACCOUNTANT, timeout_s=1.0))
     cancelled = Stopwatch(locks.acquire("o-5", ACCOUNTANT, timeout_s=30))
     waiting = [asyncio.create_task(clerk.run()) for clerk in (in_line, batch_in_line, cancelled)]
     await queued(locks, "o-5", 4)
@@ -274,8 +274,8 @@ async def test_deadlines_with_zookeeper_frozen(session: Session, locks: Resource
     ]
     assert alone.seconds < 0.3 + SLACK_S
     assert batch.seconds < 0.4 + SLACK_S
-    assert in_line.seconds < 2.7 + SLACK_S
-    assert batch_in_line.seconds < 2.8 + SLACK_S
+    assert in_line.seconds < 0.9 + SLACK_S
+    assert batch_in_line.seconds < 1.0 + SLACK_S
     assert not await locks.drained(0.1)
     zookeeper.resume()
     assert await locks.drained(15)
