@@ -187,14 +187,16 @@ class Directory:
         """
         call = method, tag
         while (found := self._routed.get(call)) is None:
-            routing = self._routing.get(call)
+            routed, routing = self._routed, self._routing.get(call)
             if routing is None:
                 routing = asyncio.get_running_loop().create_task(in_turns(self._route(method, tag)))
                 self._routing[call] = routing
             await asyncio.wait([routing], timeout=deadline.remaining_s())
             if not routing.done():
                 raise TimeoutError(f"the rules of {self.interface} take longer to apply than the call may take")
-            routing.result()  # which is found, unless the list or the rules have changed meanwhile
+            found = routing.result()
+            if routed is self._routed:  # otherwise the list or the rules have changed meanwhile
+                return found
         return found
 
     def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
@@ -297,7 +299,10 @@ class Directory:
 
     async def prepare(self, found: Iterable[Registration]) -> None:
         """Apply the rules to the new ones of a list, so that `take` finds that done unless the rules change."""
-        await in_turns(self._govern(found, self._rules, self._by_node))
+        by_node = None
+        while by_node is not self._by_node:  # the list or the rules have changed meanwhile
+            by_node = self._by_node
+            await in_turns(self._govern(found, self._rules, by_node))
 
     def _govern(self, found: Iterable[Registration], rules: Rules, by_node: dict[str, Endpoint]) -> Work[None]:
         for one in found:

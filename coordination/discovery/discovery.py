@@ -128,11 +128,16 @@ class _Subscription:
 
     async def _load_cache(self) -> None:
         if self._cache is not None:
-            self.directory.load_cached(await asyncio.to_thread(self._cache.load))
+            names = await asyncio.to_thread(self._cache.load)
+            await self._prepare(await self._parse(names))
+            self.directory.load_cached(names)
+
+    async def _parse(self, names: list[str]) -> tuple[Registration, ...]:
+        await self.directory.reader.prepare(names)
+        return self.directory.reader.read(names)
 
     async def _on_read(self, names: list[str]) -> float | None:
-        await self.directory.reader.prepare(names)
-        found = self.directory.reader.read(names)
+        found = await self._parse(names)
         self._rules.govern(one.url for one in found if one.url and not one.refusal)
         await self._rules.ready(RULES_WAIT_S)
         await self._prepare(found)

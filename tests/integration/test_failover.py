@@ -193,8 +193,8 @@ async def test_read_is_not_given_up_when_no_other_endpoint_can_be_reached() -> N
 
 
 async def test_write_is_not_sent_twice_before_its_connection_is_proved_dead() -> None:
-    """A write on an endpoint that has fallen silent stays outstanding there alone until pings prove the connection dead,
-    which takes a second from the oldest without an answer; then it is repeated elsewhere within the same deadline."""
+    """A write on an endpoint that has fallen silent stays outstanding there alone until pings prove the connection
+    dead: a second after the oldest without an answer. Then it is repeated elsewhere within the same deadline."""
     async with a_pair() as pair:
         pair.fall_silent()
         began = fair_s()

@@ -142,6 +142,21 @@ async def test_call_is_routed_among_the_providers_there_are_now(monkeypatch: pyt
     assert len(listed.endpoints) == 3
 
 
+async def test_rules_that_change_meanwhile_are_applied_to_new_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was worked out with the old rules is not shown."""
+    monkeypatch.setattr(turns, "TURN_S", 0)
+    listed = Directory("a.B")
+    await listed.govern(MANY)
+    found = listed.reader.read(NAMES)
+    preparing = asyncio.create_task(listed.prepare(found))
+    await asyncio.sleep(0)
+    await listed.govern(Rules())
+    await preparing
+    assert listed._by_node.keys() == set(NAMES)
+    listed.take(found)
+    assert all(endpoint.before_rules is None for endpoint in listed.endpoints)
+
+
 async def test_call_does_not_wait_for_rules_past_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next call gets what was worked out meanwhile."""
     monkeypatch.setattr(turns, "TURN_S", 0)
