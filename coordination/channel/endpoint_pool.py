@@ -207,11 +207,11 @@ class EndpointPool:
         Raises:
             NeverSent: rules and providers are so many that the call's deadline passed.
         """
-        return [self.connection_to(endpoint) for endpoint in await self._routed(invocation)]
+        return [self.connection_to(endpoint) for endpoint in await _route(self.directory, invocation)]
 
     async def _providers(self, invocation: Invocation) -> tuple[Endpoint, ...]:
         method, tag = invocation.method.bare_name, invocation.tag
-        candidates = await self._routed(invocation)
+        candidates = await _route(self.directory, invocation)
         if candidates:
             return candidates
         if not self.directory.endpoints:
@@ -219,17 +219,11 @@ class EndpointPool:
                 await self.directory.wait_any(_patience_s(invocation.deadline))
             except NoProviders as error:
                 raise NeverSent(str(error)) from error
-            candidates = await self._routed(invocation)
+            candidates = await _route(self.directory, invocation)
         if not candidates:
             tagged = f" with tag {tag!r}" if tag else ""
             raise NeverSent(f"no provider of {self.directory.interface} may serve {method}{tagged}: rules forbid all")
         return candidates
-
-    async def _routed(self, invocation: Invocation) -> tuple[Endpoint, ...]:
-        try:
-            return await self.directory.route(invocation.method.bare_name, invocation.tag, invocation.deadline)
-        except TimeoutError as error:
-            raise NeverSent(str(error)) from error
 
     def _candidates(self, endpoints: Sequence[Endpoint]) -> list[Candidate]:
         now_ms = self._now_ms()
@@ -389,6 +383,13 @@ def _patience_s(deadline: Deadline) -> float:
     """Return for how many seconds a call waits for a provider to register: some time is left to make it."""
     left_s = deadline.remaining_s()
     return WAIT_FOR_PROVIDER_S if left_s is None else min(WAIT_FOR_PROVIDER_S, left_s * 0.8)
+
+
+async def _route(directory: Directory, invocation: Invocation) -> tuple[Endpoint, ...]:
+    try:
+        return await directory.route(invocation.method.bare_name, invocation.tag, invocation.deadline)
+    except TimeoutError as error:
+        raise NeverSent(str(error)) from error
 
 
 def _slice(deadline: Deadline, candidates: int) -> Deadline:
