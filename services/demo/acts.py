@@ -27,8 +27,10 @@ _ORDERS = 20
 _ORDERS_AT_ONCE = 4
 #: How long a caller whose reply is dropped waits for it.
 _DROPPED_S = 1.0
-#: Others wait for a dead or frozen process for a session's length; this is several.
-_PATIENCE_S = 8.0
+#: Others wait for a dead or frozen process for a session's length; this is several, on a busy machine too.
+_PATIENCE_S = 20.0
+#: How long a frozen holder's caller waits: longer than the others.
+_FROZEN_S = 30.0
 #: How often a call that was refused is sent again, and how long after each the fault may yet strike.
 _TRIES = 5
 _STRIKES_WITHIN_S = 1.0
@@ -164,7 +166,7 @@ async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
     await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
     frozen = asyncio.create_task(
         _call_until(
-            lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=15),
+            lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_FROZEN_S),
             lambda: _has_fired(harness, ONE, "submitted"),
         )
     )
