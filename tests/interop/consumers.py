@@ -39,8 +39,8 @@ async def run(harness: Harness, toolchain: Toolchain, *addresses: str, tells_rea
     async with await harness.program(toolchain, "consumer", *addresses) as program:
         said = await program.finished(_LIMIT_S)
     stack = await harness.ready(toolchain)
-    async with harness.client(stack) as client:
-        return await _compare(said, client, tells_reason=tells_reason)
+    async with harness.client(stack) as client, harness.clerk(stack) as clerk:
+        return await _compare(said, client, clerk, tells_reason=tells_reason)
 
 
 def addresses(stack: Stack) -> tuple[str, ...]:
@@ -48,7 +48,9 @@ def addresses(stack: Stack) -> tuple[str, ...]:
     return tuple(stack.instance(name).address for name in ("order-1", "payment-1", "ledger-1"))
 
 
-async def _compare(said: Mapping[str, list[str]], client: RecordingClient, *, tells_reason: bool) -> str:
+async def _compare(
+    said: Mapping[str, list[str]], client: RecordingClient, clerk: RecordingClient, *, tells_reason: bool
+) -> str:
     for name in _SAID_ONCE:
         _agree(f"times it said {name}", len(said[name]), 1)
     _agree("answers to Pay", len(said["paid"]), 2)
@@ -56,7 +58,7 @@ async def _compare(said: Mapping[str, list[str]], client: RecordingClient, *, te
     _agree("payment of the second Pay", another, one)
     if said["replayed"]:
         _agree("x-replayed of the second Pay", said["replayed"], ["true"])
-    _agree("payments with the ticket", await _paid_with(client, said["ticket"][0]), [one])
+    _agree("payments with the ticket", await _paid_with(clerk, said["ticket"][0]), [one])
 
     order_id = said["order"][0]
     order = (await client.ask(order_pb2.GetOrderRequest(order_id=order_id))).order
@@ -78,8 +80,9 @@ async def _compare(said: Mapping[str, list[str]], client: RecordingClient, *, te
     )
 
 
-async def _paid_with(client: RecordingClient, ticket_id: str) -> list[str]:
-    answer = await client.ask(payment_pb2.ListPaymentsRequest(page_size=1000))
+async def _paid_with(clerk: RecordingClient, ticket_id: str) -> list[str]:
+    """Return the payments with a ticket, which its owner alone is shown."""
+    answer = await clerk.ask(payment_pb2.ListPaymentsRequest(page_size=1000))
     return [payment.payment_id for payment in answer.payments if payment.ticket_id == ticket_id]
 
 

@@ -77,6 +77,10 @@ class Harness:
         log = folder / f"{name}.log"
         return Program(name, (*toolchain.command(folder, name), *arguments), environment, log)
 
+    def clerk(self, stack: Stack) -> AbstractAsyncContextManager[RecordingClient]:
+        """The clerk in whose name the consumers call."""
+        return open_client(stack, CLERK, Role.CASHIER)
+
     def client(self, stack: Stack) -> AbstractAsyncContextManager[RecordingClient]:
         """Somebody who looks into the books."""
         return open_client(stack, "zhao", Role.AUDITOR)
