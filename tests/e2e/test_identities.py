@@ -193,7 +193,8 @@ async def test_production_profile_serves_no_reflection_and_settles(fresh_stack: 
         for instance in stack.instances:
             assert instance.interface in INTERFACES.values()
             async with stack.dialer().open(instance.address, instance.service) as channel:
-                call: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+                # with its one message, for a stream that is refused before its message is sent may fail as INTERNAL
+                call: Any = channel.unary_unary("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await call(iter([b""])).read()
+                    await call(b"")
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
