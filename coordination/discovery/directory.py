@@ -200,7 +200,7 @@ class Directory:
         return found
 
     def candidates(self, method: str, tag: str = "") -> tuple[Endpoint, ...]:
-        """Return what `route` does, worked out in this turn of the loop: for people who ask, not for calls."""
+        """Return what `route` returns, computed in this turn of the loop: for tools, not for calls."""
         found = self._routed.get((method, tag))
         return at_once(self._route(method, tag)) if found is None else found
 
@@ -216,7 +216,7 @@ class Directory:
         return found
 
     def eligibility(self, method: str, tag: str = "") -> tuple[Eligibility, ...]:
-        """Return whether each registered provider may serve a call, and why not. As `candidates`, for people."""
+        """Return whether each registered provider may serve a call, and why not. As `candidates`."""
         governed = {endpoint.key: endpoint for endpoint in self._governed}
         _, reasons = at_once(self._rules.route(self.endpoints, self.consumer, method, tag))
         eligibility = []

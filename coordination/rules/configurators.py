@@ -235,8 +235,8 @@ def _parse_entry(entry: RuleDocument, key: str, *, of_application: bool, most: i
     side = entry.text("side")
     if side not in (CONSUMER, PROVIDER):
         raise BadRule(f"{entry.origin}: side should be consumer or provider, not {quoted(side)}")
-    addresses = _once(entry.texts("addresses")) or (ANY_HOST,)
-    services = (_once(entry.texts("services")) or (ANY,)) if of_application else (key,)
+    addresses = _distinct(entry.texts("addresses")) or (ANY_HOST,)
+    services = (_distinct(entry.texts("services")) or (ANY,)) if of_application else (key,)
     applications = (key,) if of_application else entry.texts("applications")
     match = entry.document("match")
     if len(addresses) * len(services) > most:
@@ -304,7 +304,7 @@ def rule_url(name: str, protocols: tuple[str, ...]) -> ProviderURL:
     return url
 
 
-def _once(texts: Iterable[str]) -> tuple[str, ...]:
+def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 

@@ -103,7 +103,7 @@ class ConditionRouter:
     host: str = ANY_HOST
 
     def route(self, endpoints: Sequence[Endpoint], known: Facts, method: str) -> Work[Routed]:
-        """Return the endpoints that remain, and why the others do not; yield between any two."""
+        """Return the endpoints that remain, and why the others do not; yield after each."""
         yield
         asking, then = known.of_consumer, self.then
         if not endpoints or not self._is_for(known.consumer) or not self._applies(asking, method):
@@ -271,8 +271,11 @@ class TagRouter:
     force: bool = False
 
     def route(self, endpoints: Sequence[Endpoint], tag: str) -> Work[Routed]:
-        """Return the endpoints that remain for a call's tag ("" for none), and why the others do not; yield between any
-        two."""
+        """Return the endpoints that remain for a call's tag, and why the others do not; yield after each.
+
+        Args:
+            tag: Empty: the call has none.
+        """
         if not tag:
             return (yield from self._untagged(endpoints, "has a tag, and the call has none"))
         members = yield from self._members_of(endpoints, tag)

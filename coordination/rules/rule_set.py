@@ -57,7 +57,7 @@ class Rules:
         return Endpoint(endpoint.address, url, endpoint.registered, changed_by)
 
     def route(self, endpoints: Sequence[Endpoint], consumer: ProviderURL, method: str, tag: str) -> Work[Routed]:
-        """Return the candidates for a call, and why the other endpoints are none; yield often.
+        """Return the candidates for a call, and why the other endpoints are none; yield after each step.
 
         Args:
             method: the bare name of the method called.

@@ -204,6 +204,18 @@ async def test_write_is_not_sent_twice_before_its_connection_is_proved_dead() ->
         assert pair.second.seen["left_s"] < 8.0 - 0.9
 
 
+async def test_slow_write_is_not_given_up_when_half_of_its_deadline_has_passed() -> None:
+    """As long as its connection lives it stays outstanding there alone, and gets its answer."""
+    async with a_pair() as pair:
+
+        async def answer_late(_: Context) -> None:
+            await asyncio.sleep(3.5)
+
+        pair.first.before_answer = answer_late
+        assert await pair.stub.put(b"hi", timeout=6.0) == b"hi"
+        assert (pair.first.carried_out, pair.second.carried_out) == (1, 0)
+
+
 async def test_frozen_process_is_noticed_also_in_a_long_call() -> None:
     """SIGSTOP: a write under way fails over as soon as pings prove the connection dead, however long the call has
     been silent before; a call that may not be repeated fails UNAVAILABLE instead of hanging until its deadline."""

@@ -61,7 +61,7 @@ class Harness:
                 self._stack = await self._open.enter_async_context(Stack(options))
             except ZooKeeperMissing as missing:
                 raise Skip(f"because {missing.message}") from missing
-            async with open_client(self._stack, CLERK, Role.CASHIER) as client:
+            async with self.clerk(self._stack) as client:
                 await client.new_order()  # the first call of each service connects it to the others
         return self._stack
 

@@ -336,3 +336,8 @@ def test_services_are_read_in_both_notations() -> None:
     assert Service("a.B", "g", "1.0").rule_key == "a.B:1.0:g"
     assert (Service("a.B").rule_key, str(Service("a.B"))) == ("a.B::", "a.B")
     assert str(Service("a.B", "g", "1.0")) == "g/a.B:1.0"
+
+
+def test_repeated_addresses_make_one_change() -> None:
+    text = "configs: [{side: consumer, addresses: [10.0.0.9, 10.0.0.9], parameters: {weight: 1}}]"
+    assert len(parse_configurators(text, "a.B::")) == len(parse_override("override://10.0.0.9/a.B?weight=1")) == 1

@@ -20,6 +20,7 @@ from coordination.rules import Rules
 from coordination.rules.configurators import parse_configurators
 from coordination.rules.routers import parse_condition
 from coordination.turns import Work
+from tests.unit.coordination.loop_turns import counted
 
 NODE = ProviderURL("tri", "h", 1, "a.B").node_name()
 OTHER = ProviderURL("tri", "h", 2, "a.B").node_name()
@@ -328,18 +329,9 @@ async def test_many_new_providers_leave_the_loop_its_turns() -> None:
     """A thousand at once are read in parts."""
     directory = Directory("a.B")
     names = [ProviderURL("tri", "h", port, "a.B").node_name() for port in range(1, 1001)]
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    await directory.reader.prepare(names)
-    counting.cancel()
-    assert turns >= 10
+    async with counted() as had:
+        await directory.reader.prepare(names)
+        assert had() >= 10
     directory.take(directory.reader.read(names))
     assert len(directory.endpoints) == 1000
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -13,9 +11,10 @@ from coordination.deadline import Deadline
 from coordination.discovery import Directory
 from coordination.registry import Endpoint, ProviderURL
 from coordination.rules import Rules, routers
-from coordination.rules.configurators import parse_configurators, parse_override
+from coordination.rules.configurators import parse_configurators
 from coordination.rules.routers import parse_conditions, parse_tags
 from coordination.turns import TURN_S, Work, at_once, in_turns
+from tests.unit.coordination.loop_turns import counted
 
 PROVIDERS, RULES = 30, 40
 NAMES = [ProviderURL("tri", "h", port, "a.B", {"region": "north"}).node_name() for port in range(1, PROVIDERS + 1)]
@@ -32,22 +31,6 @@ def directory() -> Directory:
     listed = Directory("a.B")
     listed.take(listed.reader.read(NAMES))
     return listed
-
-
-@asynccontextmanager
-async def counted() -> AsyncIterator[Callable[[], int]]:
-    """Count how often another task has a turn."""
-    had = 0
-
-    async def count() -> None:
-        nonlocal had
-        while True:
-            had += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    yield lambda: had
-    counting.cancel()
 
 
 async def test_work_is_done_in_turns_of_five_milliseconds() -> None:
@@ -194,8 +177,3 @@ def test_provider_is_described_once_for_all_conditions(monkeypatch: pytest.Monke
     listed = directory()
     at_once(MANY.route(listed.endpoints, listed.consumer, "Pay", ""))
     assert len(described) == PROVIDERS + 1  # and the consumer
-
-
-def test_repeated_addresses_make_one_change() -> None:
-    text = "configs: [{side: consumer, addresses: [10.0.0.9, 10.0.0.9], parameters: {weight: 1}}]"
-    assert len(parse_configurators(text, KEY)) == len(parse_override("override://10.0.0.9/a.B?weight=1")) == 1
