@@ -33,7 +33,8 @@ class Clients:
     """Cashier, accountant, customer and a service, and what they have made so far.
 
     Args:
-        timeout_s: Deadline of every call.
+        timeout_s: Deadline of a call that needs no lock.
+        lock_timeout_s: Deadline of one that needs the lock of an order.
     """
 
     load: Load
@@ -43,6 +44,7 @@ class Clients:
     service: RecordingClient
     directories: tuple[Directory, ...]
     timeout_s: float = 5.0
+    lock_timeout_s: float = 5.0
     first_post: ledger_pb2.PostRequest = field(default_factory=ledger_pb2.PostRequest)
     order_ids: list[str] = field(default_factory=list)
     payment_ids: list[str] = field(default_factory=list)
@@ -52,8 +54,12 @@ class Clients:
         return all(directory.state is DirectoryState.LIVE for directory in self.directories)
 
     async def ask(self, request: Message, client: RecordingClient | None = None) -> Any:
-        """Make one call, as the cashier unless another is given; raises as `Load.ask`."""
+        """Make one call that needs no lock, as the cashier unless another is given; raises as `Load.ask`."""
         return await self.load.ask(client or self.cashier, request, timeout_s=self.timeout_s)
+
+    async def ask_under_lock(self, request: Message, client: RecordingClient | None = None) -> Any:
+        """Make one call that needs the lock of an order; else as `ask`."""
+        return await self.load.ask(client or self.cashier, request, timeout_s=self.lock_timeout_s)
 
     # ---- what needs no lock ---------------------------------------------------------------------------
 
@@ -86,7 +92,7 @@ class Clients:
             payee_account_id=_MERCHANT,
         )
         answer = await self.ask(request)
-        assert answer.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
+        assert answer.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED, answer
         _remember(self.payment_ids, answer.payment.payment_id)
 
     async def look_at_a_payment(self) -> None:
@@ -110,24 +116,26 @@ class Clients:
     async def settle(self, order_id: str) -> payment_pb2.Payment:
         """Settles an order."""
         request = payment_pb2.SettleRequest(request_id=new_id(), order_id=order_id, source=payment_pb2.SOURCE_DRAWER)
-        payment: payment_pb2.Payment = (await self.ask(request)).payment
+        payment: payment_pb2.Payment = (await self.ask_under_lock(request)).payment
         _remember(self.payment_ids, payment.payment_id)
         return payment
 
     async def pay_an_order(self, ticket_id: str) -> payment_pb2.Payment:
         """Pays the order that a ticket names."""
         request = payment_pb2.PayRequest(ticket_id=ticket_id, source=payment_pb2.SOURCE_DRAWER)
-        payment: payment_pb2.Payment = (await self.ask(request)).payment
+        payment: payment_pb2.Payment = (await self.ask_under_lock(request)).payment
         return payment
 
     async def reverse(self, payment_id: str) -> None:
         """Undoes a payment."""
         request = payment_pb2.ReverseRequest(request_id=new_id(), payment_id=payment_id, reason="wrong order")
-        await self.ask(request, self.accountant)
+        await self.ask_under_lock(request, self.accountant)
 
 
 @asynccontextmanager
-async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> AsyncIterator[Clients]:
+async def clients_of(
+    stack: Stack, load: Load, *, timeout_s: float = 5.0, lock_timeout_s: float = 5.0
+) -> AsyncIterator[Clients]:
     """Clients of a running stack, with one order and one payment made, over a ZooKeeper session of their own."""
     async with Harness(stack, discovers=True) as harness, open_service(stack) as service:
         clients = Clients(
@@ -138,6 +146,7 @@ async def clients_of(stack: Stack, load: Load, *, timeout_s: float = 5.0) -> Asy
             service,
             tuple(harness.connections.directories.values()),
             timeout_s,
+            lock_timeout_s,
         )
         await _open_the_merchant(clients)
         await clients.new_order()

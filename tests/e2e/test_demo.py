@@ -27,6 +27,11 @@ from services.kernel.guards import NAMES
 from services.testkit.client import RecordingClient
 from tests.e2e.command import command_line, document, processes_of, start_command_line
 
+#: A run without its guards waits in vain for what they would have done: a minute on an idle machine.
+_RUN_WITHIN_S = 240.0
+
+pytestmark = pytest.mark.timeout(300)
+
 Run = tuple[str, ...]
 Performed = Callable[[Run], Awaitable[subprocess.CompletedProcess[str]]]
 
@@ -63,7 +68,7 @@ async def performed(
     async def perform(run: Run) -> subprocess.CompletedProcess[str]:
         async with turn:
             files = ("--keep", str(kept), "--svg", str(kept.parent / "lanes.svg")) if run == WHOLE else ()
-            return await command_line("demo", "--json", *run, *files)
+            return await command_line("demo", "--json", *run, *files, within_s=_RUN_WITHIN_S)
 
     calls = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
     wanted = dict.fromkeys(call.params["run"] for call in calls if call and "run" in call.params)
