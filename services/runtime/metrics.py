@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
@@ -37,8 +37,9 @@ from services.kernel.errors import CountinghouseError
 
 #: Readers at once; the next one is turned away. A Prometheus is one reader.
 _READERS = 4
-#: How long a reader may take to send its request, or to receive a part of the page.
+#: How long a reader may take to send a part of its request, or to receive a part of the page; and how long for all.
 _READER_TIMEOUT_S = 5.0
+_PAGE_TIMEOUT_S = 15.0
 _CLOSE_POLL_S = 0.1
 #: Why a caller is refused before its request is read: all reasons of `runtime/grpc/interceptors.py`, `tokens.py` and
 #: `access.py`.
@@ -69,11 +70,11 @@ def process_registry() -> CollectorRegistry:
 
 
 class CallMetrics:
-    """The calls of our own services, as the server saw them. Health, reflection and unknown methods are not among them.
+    """The calls of our own services, as the server saw them. Of health and reflection, only refused ones are counted.
 
     Each call counts once, when it is answered; so the calls of a method, over all codes, are as many as its durations.
-    One whose caller is refused counts once more, by the reason. A connection that ends in its TLS handshake is no call:
-    gRPC tells the server nothing of it.
+    One whose caller is refused counts once more, by the reason. A call of an unknown method is not counted, and a
+    connection that ends in its TLS handshake is no call: gRPC tells the server nothing of it.
 
     Args:
         collected_by: The Prometheus registry to appear in; None: none, for tests.
@@ -96,6 +97,12 @@ class CallMetrics:
         self._in_flight = Gauge(
             "countinghouse_calls_in_flight", "Calls that have arrived and are not answered.", registry=collected_by
         )
+        self._public_refusals = Counter(
+            "countinghouse_public_refusals",
+            "Calls of health and reflection refused, by method and gRPC status code.",
+            ["method", "code"],
+            registry=collected_by,
+        )
         self._refusals = Counter(
             "countinghouse_identity_refusals",
             "Calls refused for who the caller is, before the request was read, by reason.",
@@ -116,6 +123,14 @@ class CallMetrics:
             reason: One of `REFUSAL_REASONS`.
         """
         self._refusals.labels(reason).inc()
+
+    def public_refused(self, method: str, code: grpc.StatusCode) -> None:
+        """Count one call of health or reflection that was refused.
+
+        Args:
+            method: Its bare name.
+        """
+        self._public_refusals.labels(method, code.name).inc()
 
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         """Count one call.
@@ -189,15 +204,25 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one reader, in its thread."""
+        """Serve one reader, in its thread, and hang up on one that takes too long."""
+        hang_up = threading.Timer(_PAGE_TIMEOUT_S, _hang_up, (request,))
+        hang_up.daemon = True
+        hang_up.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            hang_up.cancel()
             self._turns.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  as the base class has it
         """Ignore a reader that hung up."""
         log.info("metrics were not read to the end", reader=client_address, exc_info=True)
+
+
+def _hang_up(request: socket.socket) -> None:
+    """End a connection whose thread may still read from it or write to it."""
+    with suppress(OSError):  # it has ended by itself
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):

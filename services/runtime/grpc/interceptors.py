@@ -96,7 +96,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._max_deadline_s = max_deadline_s
         self._admission = admission
         self._receiver = Receiver(message_timeout_s)
-        self._public = PublicCalls(message_timeout_s=message_timeout_s)
+        self._public = PublicCalls(message_timeout_s=message_timeout_s, metrics=self._metrics)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(

@@ -25,6 +25,7 @@ from grpc import aio
 from services.kernel.errors import Aborted, CountinghouseError, ResourceExhausted
 from services.runtime.grpc import parsing, status
 from services.runtime.grpc.receiving import Receiver
+from services.runtime.metrics import CallMetrics
 
 _WATCHES: Final = 32
 _REFLECTIONS: Final = 16
@@ -39,9 +40,11 @@ class PublicCalls:
 
     Args:
         message_timeout_s: Within which a request must arrive, and an answer be taken.
+        metrics: Counts the calls that are refused.
     """
 
-    def __init__(self, *, message_timeout_s: float) -> None:
+    def __init__(self, *, message_timeout_s: float, metrics: CallMetrics) -> None:
+        self._metrics = metrics
         self._message_timeout_s = message_timeout_s
         self._receiver = Receiver(message_timeout_s)
         self._watches = _Watches(_WATCHES)
@@ -59,17 +62,17 @@ class PublicCalls:
                 yield parsing.parse(handler.request_deserializer, body)
 
         async def one(_requests: object, context: _Context) -> Any:
-            async with _refusing(method, context):
+            async with self._refusing(method, context):
                 return await handler.unary_unary(await next_request(context), context)
 
         async def watch(_requests: object, context: _Context) -> None:
-            async with _refusing(method, context):
+            async with self._refusing(method, context):
                 request = await next_request(context)
                 async with self._watches.taken(_host_of(context)):
                     await handler.unary_stream(request, _InTime(context, self._message_timeout_s))
 
         async def talk(_requests: object, context: _Context) -> None:
-            async with _refusing(method, context):
+            async with self._refusing(method, context):
                 with self._reflections.taken():
                     async for answer in handler.stream_stream(requests(context), context):
                         await _InTime(context, self._message_timeout_s).write(answer)
@@ -79,6 +82,18 @@ class PublicCalls:
             return grpc.stream_unary_rpc_method_handler(one, response_serializer=serialize)
         behaviour = watch if handler.unary_stream is not None else talk
         return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=serialize)
+
+    @asynccontextmanager
+    async def _refusing(self, method: str, context: _Context) -> AsyncIterator[None]:
+        """Log and count an error, and answer it with its status."""
+        try:
+            yield
+        except CountinghouseError as error:
+            code = status.code_of(error)
+            self._metrics.public_refused(method.rpartition("/")[2], code)
+            log.info("call", method=method, code=code.name, reason=error.reason)
+            answer = status.to_status(error)
+            await status.abort(context, answer, answer.SerializeToString())
 
 
 class _Watches:
@@ -162,14 +177,3 @@ class _InTime:
                 await self._context.write(message)
         except TimeoutError:
             raise Aborted("ANSWER_NOT_TAKEN", "the answer was not read in time", retry_after_ms=_RETRY_MS) from None
-
-
-@asynccontextmanager
-async def _refusing(method: str, context: _Context) -> AsyncIterator[None]:
-    """Answer an error with its status."""
-    try:
-        yield
-    except CountinghouseError as error:
-        log.info("call", method=method, code=status.code_of(error).name, reason=error.reason)
-        answer = status.to_status(error)
-        await status.abort(context, answer, answer.SerializeToString())

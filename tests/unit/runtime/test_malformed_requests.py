@@ -126,15 +126,25 @@ async def test_request_with_unknown_fields_is_served(server: Server, channel: ai
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
-async def test_malformed_health_request_is_refused(channel: aio.Channel, method: str) -> None:
+async def test_malformed_health_request_is_refused_counted_and_logged(
+    server: Server, channel: aio.Channel, method: str
+) -> None:
     """Health has no token to look at, so all that it can say is INVALID_ARGUMENT."""
     path = f"/{health_pb2.DESCRIPTOR.services_by_name['Health'].full_name}/{method}"
     kind: Any = channel.unary_unary if method == "Check" else channel.unary_stream
-    call = kind(path)(b"\x0f", timeout=5.0)
-    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with capture_logs() as logs:
+        assert await kind(path)(b"\x0f", timeout=5.0).code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [(entry["method"], entry["reason"]) for entry in logs] == [(path, "MALFORMED_REQUEST")]
+    assert public_refusals(server, method) == 1
 
 
-async def test_malformed_reflection_request_ends_its_stream(channel: aio.Channel) -> None:
+def public_refusals(server: Server, method: str) -> float | None:
+    """How many calls of this method were counted as malformed."""
+    labels = {"method": method, "code": "INVALID_ARGUMENT"}
+    return server.counted.get_sample_value("countinghouse_public_refusals_total", labels)
+
+
+async def test_malformed_reflection_request_ends_its_stream(server: Server, channel: aio.Channel) -> None:
     """What was asked before is answered; the stream ends with INVALID_ARGUMENT."""
     call: Any = channel.stream_stream(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo")(timeout=5.0)
     await call.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
@@ -143,6 +153,7 @@ async def test_malformed_reflection_request_ends_its_stream(channel: aio.Channel
     with pytest.raises(aio.AioRpcError):
         await call.read()
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert public_refusals(server, "ServerReflectionInfo") == 1
 
 
 async def test_well_formed_health_watch_and_reflection_are_served(channel: aio.Channel) -> None:

@@ -9,6 +9,7 @@ import inspect
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -17,11 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordination.metrics import Metrics
 from services.kernel.errors import CountinghouseError
+from services.runtime import metrics
 from services.runtime.grpc import access, interceptors, tokens
 from services.runtime.metrics import REFUSAL_REASONS, CallMetrics, MetricsPage, process_registry
 
 HOST = "127.0.0.1"
 READERS = 4
+#: A tenth of a second apart: many times the time for a page.
+_PARTS = 200
 
 
 def read(port: int, timeout_s: float = 5.0) -> str:
@@ -144,6 +148,26 @@ async def test_readers_beyond_the_bound_are_turned_away(page: MetricsPage) -> No
             except (http.client.RemoteDisconnected, ConnectionResetError):
                 continue  # a thread has not noticed yet that its reader is gone
             return
+
+
+async def test_reader_that_sends_little_by_little_is_hung_up_on(
+    page: MetricsPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part comes within a reader's time; all of them together do not."""
+    monkeypatch.setattr(metrics, "_PAGE_TIMEOUT_S", 0.3)
+
+    def dawdle() -> None:
+        with socket.create_connection((HOST, page.port)) as connection:
+            connection.settimeout(0.1)
+            for _ in range(_PARTS):
+                connection.send(b"G")
+                with suppress(TimeoutError):
+                    assert connection.recv(1) == b""
+                    return
+        pytest.fail("the reader was let")
+
+    with suppress(ConnectionResetError, BrokenPipeError):
+        await asyncio.to_thread(dawdle)
 
 
 async def test_busy_port_is_named_with_its_setting(page: MetricsPage, registry: CollectorRegistry) -> None:
