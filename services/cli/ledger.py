@@ -110,6 +110,7 @@ async def open_account(
             ("kind", output.short(account["kind"], "ACCOUNT_KIND_").lower()),
             ("balance", format_amount(account["balance"], account["currency_code"])),
             ("overdraft", format_amount(account["overdraft_limit"], account["currency_code"])),
+            ("opened by", output.clerk(account["opened_by"])),
         ]
     )
 

@@ -126,6 +126,7 @@ class Account:
         version: 1, and one more with every posting.
         created_at_ms: Unix milliseconds.
         closing: None: it is open.
+        opened_by: None: the ledger opened it, or it was opened before that was recorded.
     """
 
     account_id: str
@@ -136,6 +137,7 @@ class Account:
     version: int = 1
     created_at_ms: int = 0
     closing: Closing | None = None
+    opened_by: Principal | None = None
 
     def check_terms(self, wanted: Account) -> Account:
         """Return itself if opening `wanted` is opening this account once more.

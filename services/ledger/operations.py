@@ -86,7 +86,16 @@ class LedgerOperations:
             KeyMismatch, RequestInProgress: As `kernel.idempotency.decide`.
         """
         request = self._request(call, "OpenAccount", request_id, fingerprint)
-        wanted = check_account_terms(Account(account_id, kind, currency, overdraft_limit, created_at_ms=request.at_ms))
+        wanted = check_account_terms(
+            Account(
+                account_id,
+                kind,
+                currency,
+                overdraft_limit,
+                created_at_ms=request.at_ms,
+                opened_by=request.key.caller,
+            )
+        )
         answer = await self._store.open_account(request, wanted, self._responses.opened(wanted))
         if answer is not None:
             return answer

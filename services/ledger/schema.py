@@ -53,6 +53,8 @@ ACCOUNTS = Table(
     Column("closed_by_name", String(64), nullable=False, server_default=""),
     Column("closed_by_role", String(16), nullable=False, server_default=""),
     Column("close_reason", String(200), nullable=False, server_default=""),
+    Column("opened_by_name", String(64), nullable=False, server_default=""),
+    Column("opened_by_role", String(16), nullable=False, server_default=""),
     CheckConstraint(f"balance >= -overdraft_limit AND balance <= {MAX_BALANCE}", name="accounts_within_limits"),
     CheckConstraint("overdraft_limit >= 0", name="accounts_limit_is_not_negative"),
 )
@@ -148,6 +150,7 @@ def to_account(row: Row[*tuple[Any, ...]]) -> Account:
         Closing(Principal(row.closed_by_name, Role(row.closed_by_role)), row.close_reason, row.closed_at_ms)
         if row.closed_at_ms
         else None,
+        Principal(row.opened_by_name, Role(row.opened_by_role)) if row.opened_by_role else None,
     )
 
 
@@ -161,6 +164,8 @@ def account_row(account: Account) -> dict[str, Any]:
         "balance": account.balance,
         "version": account.version,
         "created_at_ms": account.created_at_ms,
+        "opened_by_name": account.opened_by.name if account.opened_by else "",
+        "opened_by_role": account.opened_by.role if account.opened_by else "",
     }
 
 

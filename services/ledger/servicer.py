@@ -225,6 +225,7 @@ def account_out(account: Account) -> pb.Account:
         closed_at_ms=account.closing.at_ms if account.closing else 0,
         closed_by=clerk_out(account.closing.by) if account.closing else None,
         close_reason=account.closing.reason if account.closing else "",
+        opened_by=clerk_out(account.opened_by) if account.opened_by else None,
     )
 
 

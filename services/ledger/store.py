@@ -15,8 +15,8 @@ the kept refusal are committed with the rest.
 
 Invariants of the tables, beyond those of the model
 1. (generation, token) of an order's fence never falls.
-2. journals, postings and refusals only grow; an account is never removed, and never changes its id, kind, currency
-   or date; a closed one changes no more (triggers).
+2. journals, postings and refusals only grow; an account is never removed, and never changes its id, kind, currency,
+   date or opener; a closed one changes no more (triggers).
 3. A balance within its limits is also a CHECK: whatever is written past `PostingBatch` is refused by the statement.
 4. With the guard `unique` on, business_key and reversal_of have unique indexes; `prepare` sees to it at start. With it
    off they are dropped, and every entry is written.

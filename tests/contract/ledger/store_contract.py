@@ -127,7 +127,7 @@ def operations(store: LedgerStore, now_ms: int = NOW_MS) -> LedgerOperations:
 async def open_account(store: LedgerStore, account: Account, request_id: str = "r1", fingerprint: str = "f1") -> Answer:
     """Open an account through the operations, which decide and encode what the store writes."""
     return await operations(store, account.created_at_ms).open_account(
-        call(WANG),
+        call(account.opened_by or WANG),
         request_id,
         fingerprint,
         account_id=account.account_id,
@@ -531,7 +531,7 @@ class OpeningContract(LedgerContract):
         assert (first.replayed, again.replayed) == (False, True)
         assert first.response == again.response
         assert first.response.ok
-        assert await store.account(WALLET) == replace(wallet, balance=5, version=2)
+        assert await store.account(WALLET) == replace(wallet, balance=5, version=2, opened_by=WANG)
 
     async def test_opening_on_the_same_terms_answers_as_before(self, make: Make) -> None:
         """Under another request id: the account as it was first opened."""
@@ -555,7 +555,19 @@ class OpeningContract(LedgerContract):
         assert not refusal.response.ok
         assert b"ACCOUNT_EXISTS" in refusal.response.body
         assert (again.response, again.replayed) == (refusal.response, True)
+        assert await store.account(WALLET) == replace(wallet, opened_by=WANG)
+
+    async def test_account_shows_who_opened_it_first(self, make: Make) -> None:
+        """Whoever asks for the same terms later opens nothing; nobody opened a house account."""
+        store = await make(Guards())
+        await store.open_missing(house_accounts(("CNY",), NOW_MS))
+        wallet = Account(WALLET, AccountKind.LIABILITY, "CNY", created_at_ms=NOW_MS, opened_by=OPERATOR)
+        first = await open_account(store, wallet)
+        later = await open_account(store, replace(wallet, opened_by=WANG), "r2")
+        assert later.response == first.response
         assert await store.account(WALLET) == wallet
+        [bank] = await store.accounts(prefix="bank:", after="", limit=2)
+        assert bank.opened_by is None
 
     async def test_request_id_is_good_for_one_opening(self, make: Make) -> None:
         """Another payload under it is refused, and opens nothing."""

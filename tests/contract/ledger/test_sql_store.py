@@ -160,6 +160,8 @@ async def test_corrupt_file_is_refused(tmp_path: Path) -> None:
         "UPDATE accounts SET currency_code = 'USD'",
         "UPDATE accounts SET account_id = 'drawer:XXX' WHERE account_id = 'bank:CNY'",
         "UPDATE accounts SET created_at_ms = 0",
+        "UPDATE accounts SET opened_by_name = 'li' WHERE account_id = 'drawer:CNY'",
+        "UPDATE accounts SET opened_by_role = 'CASHIER' WHERE account_id = 'drawer:CNY'",
         "DELETE FROM accounts WHERE account_id = 'bank:CNY'",
         "UPDATE accounts SET closed_at_ms = 1 WHERE account_id = 'drawer:CNY'",
         "UPDATE accounts SET closed_at_ms = 0 WHERE account_id = 'bank:CNY'",

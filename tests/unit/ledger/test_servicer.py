@@ -213,6 +213,7 @@ async def test_opening_is_replayed_byte_for_byte(door: Door) -> None:
         overdraft_limit=7,
         version=1,
         created_at_ms=door.clock.now_ms(),
+        opened_by=clerk_pb2.Clerk(name="payment", role=clerk_pb2.ROLE_SERVICE),
     )
     door.clock.advance(1_000)
     call = door.enter()

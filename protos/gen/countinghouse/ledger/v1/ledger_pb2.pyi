@@ -74,6 +74,7 @@ class Account(_message.Message):
     CLOSED_AT_MS_FIELD_NUMBER: _builtins.int
     CLOSED_BY_FIELD_NUMBER: _builtins.int
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
+    OPENED_BY_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Name of the account, 1 to 100 characters of `A-Z a-z 0-9 _ . : -`. House accounts are `drawer:<currency>`,
     `bank:<currency>` and `sales:<currency>`; a wallet is `wallet:<customer>:<currency>`.
@@ -98,6 +99,12 @@ class Account(_message.Message):
     def closed_by(self) -> _clerk_pb2.Clerk:
         """The caller who closed it; not set: it is open."""
 
+    @_builtins.property
+    def opened_by(self) -> _clerk_pb2.Clerk:
+        """The caller who opened it; not set: the ledger did, as it does the house accounts, or an earlier release did not record
+        who.
+        """
+
     def __init__(
         self,
         *,
@@ -111,10 +118,11 @@ class Account(_message.Message):
         closed_at_ms: _builtins.int = ...,
         closed_by: _clerk_pb2.Clerk | None = ...,
         close_reason: _builtins.str = ...,
+        opened_by: _clerk_pb2.Clerk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_by", b"closed_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_by", b"closed_by", "opened_by", b"opened_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "close_reason", b"close_reason", "closed_at_ms", b"closed_at_ms", "closed_by", b"closed_by", "created_at_ms", b"created_at_ms", "currency_code", b"currency_code", "kind", b"kind", "overdraft_limit", b"overdraft_limit", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "close_reason", b"close_reason", "closed_at_ms", b"closed_at_ms", "closed_by", b"closed_by", "created_at_ms", b"created_at_ms", "currency_code", b"currency_code", "kind", b"kind", "opened_by", b"opened_by", "overdraft_limit", b"overdraft_limit", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
