@@ -226,6 +226,26 @@ async def test_reconcile_prints_a_table_for_people(harness: Harness) -> None:
     assert "acquirer:CNY" in again.stdout
 
 
+async def test_check_names_a_key_without_a_payment_until_it_is_refunded(harness: Harness) -> None:
+    """Also one that names a payment of ours, and is not that payment's key."""
+    _, payment = await by_card(harness)
+    planted = Planted(harness)
+    (_, stranger), (_, second) = await planted.only_theirs(), await planted.a_duplicate()
+    wanted = {"acquirer agrees with ledger", "cards agree"}
+    assert (await named_by_check(harness, stranger), await named_by_check(harness, second)) == (wanted, wanted)
+    code, _ = await reconciled(harness, "--refund", stranger, "--refund", second)
+    assert code == 0
+    assert (await named_by_check(harness, stranger), await named_by_check(harness, second)) == (set(), set())
+    assert await named_by_check(harness, payment.acquirer_key) == set()
+
+
+async def named_by_check(harness: Harness, key: str) -> set[str]:
+    """The checks of `countinghouse check` that name a key at the acquirer."""
+    done = await command_line("check", "--json", "--data", str(harness.stack.data))
+    checks = document(done)["checks"]
+    return {check["name"] for check in checks if any(key in sentence for sentence in check["violations"])}
+
+
 async def test_key_that_is_not_open_is_not_refunded(harness: Harness) -> None:
     """Not even beside one that is."""
     _, payment = await by_card(harness)

@@ -36,10 +36,7 @@ def acquirer_log_whole(evidence: Evidence) -> Findings:
 
 def charged_once_per_key(evidence: Evidence) -> Findings:
     """Check that a key moves money in at most once, out at most once and in whole, and never in after it was closed."""
-    decided: defaultdict[str, list[AcquirerRecord]] = defaultdict(list)
-    for record in evidence.acquirer_log:
-        if record.decision in _SIGNS:
-            decided[record.key].append(record)
+    decided = _decided(evidence)
 
     def violations() -> Violations:
         for key, records in decided.items():
@@ -59,30 +56,58 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Findings:
 
     A difference is open and no violation if the payment needs a person's `attention`, has not ended (`nothing left
     over` lists it), or is PARKED, for its reversal is still to come.
+
+    A key of no payment is a violation, unless it was charged and refunded in full and the ledger has nothing for it:
+    other systems may charge in the same merchant account, and people refund such a key by name (`reconcile --refund`).
     """
-    taken: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for record in evidence.acquirer_log:
-        if record.decision in _SIGNS:
-            sums = taken[record.payment_id]
-            moved = _SIGNS[record.decision] * record.amount_minor
-            sums[record.currency] = sums.get(record.currency, 0) + moved
+    asked: defaultdict[str, dict[str, list[AcquirerRecord]]] = defaultdict(dict)
+    for key, records in _decided(evidence).items():
+        asked[records[0].payment_id][key] = records
     for payment_id, payment in evidence.payments.items():
         if str(payment["payer_account_id"]).startswith("acquirer:"):
-            taken.setdefault(payment_id, {})
+            asked.setdefault(payment_id, {})
 
     def violations() -> Violations:
-        for payment_id, sums in taken.items():
+        for payment_id, decided in asked.items():
             payment = evidence.payments.get(payment_id)
+            booked = _booked(evidence, payment_id)
             if payment is None:
-                if not evidence.restored:
-                    yield f"the acquirer was asked for {payment_id}, which is no payment"
+                keys = [key for key, records in decided.items() if booked or not _refunded_in_full(records)]
+                if keys and not evidence.restored:
+                    what = f"under {', '.join(keys)} for {payment_id or 'nothing'}"
+                    yield f"the acquirer was asked {what}, which is no payment"
                 continue
-            at_acquirer = {currency: amount for currency, amount in sums.items() if amount}
+            at_acquirer = _taken(decided)
             is_open = payment.get("attention") or payment["state"] in (*UNFINISHED, "PARKED")
-            if at_acquirer != (booked := _booked(evidence, payment_id)) and not is_open:
+            if at_acquirer != booked and not is_open:
                 yield f"the acquirer took {_sums(at_acquirer)} for {payment_id}; in the ledger: {_sums(booked)}"
 
-    return Findings(len(taken), violations())
+    return Findings(len(asked), violations())
+
+
+def _decided(evidence: Evidence) -> dict[str, list[AcquirerRecord]]:
+    """Return what the acquirer decided on each key, in its order."""
+    decided: defaultdict[str, list[AcquirerRecord]] = defaultdict(list)
+    for record in evidence.acquirer_log:
+        if record.decision in _SIGNS:
+            decided[record.key].append(record)
+    return decided
+
+
+def _refunded_in_full(records: list[AcquirerRecord]) -> bool:
+    """Return whether a key was charged once, and all of it was given back."""
+    decisions = [record.decision for record in records]
+    return decisions == ["CHARGED", "REFUNDED"] and _money(records[0]) == _money(records[1])
+
+
+def _taken(decided: dict[str, list[AcquirerRecord]]) -> dict[str, int]:
+    """Return what the acquirer took under some keys, less what it gave back, by currency."""
+    sums: dict[str, int] = {}
+    for records in decided.values():
+        for record in records:
+            moved = _SIGNS[record.decision] * record.amount_minor
+            sums[record.currency] = sums.get(record.currency, 0) + moved
+    return {currency: amount for currency, amount in sums.items() if amount}
 
 
 def _booked(evidence: Evidence, payment_id: str) -> dict[str, int]:

@@ -20,6 +20,12 @@ def card(dataset: DatasetBuilder) -> str:
     return str(payment(dataset, _CARDED)["payment_id"])
 
 
+def stranger(dataset: DatasetBuilder, decision: str, key: str, *, amount: int = 5) -> None:
+    """The acquirer decides on a key that is none of ours, and names no payment."""
+    dataset.at_acquirer({"payment_id": "", "amount_minor": amount}, decision)
+    dataset.charges[-2:] = [replace(record, key=key) for record in dataset.charges[-2:]]
+
+
 @CASES.illegal("entry 3 of the acquirer's log has sequence 4", "acquirer log whole")
 def an_entry_that_is_missing(dataset: DatasetBuilder) -> None:
     del dataset.charges[2]
@@ -68,9 +74,69 @@ def a_charge_in_another_currency(dataset: DatasetBuilder) -> None:
     dataset.charges[1] = replace(dataset.charges[1], currency="USD")
 
 
-@CASES.illegal("the acquirer was asked for pay_99, which is no payment", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer was asked under pay_99:1 for pay_99, which is no payment", "acquirer agrees with ledger")
 def a_charge_for_nobody(dataset: DatasetBuilder) -> None:
     dataset.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "CHARGED")
+
+
+@CASES.lawful("charged once per key", "acquirer agrees with ledger")
+def a_charge_for_nobody_that_is_refunded(dataset: DatasetBuilder) -> None:
+    """Another system charged it in the same merchant account, and people refunded it by its key."""
+    for decision in ("CHARGED", "REFUNDED"):
+        stranger(dataset, decision, "stranger_1")
+        dataset.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, decision)
+
+
+@CASES.illegal(
+    "the acquirer was asked under stranger_1, stranger_3 for nothing, which is no payment",
+    "acquirer agrees with ledger",
+)
+def a_charge_for_nobody_beside_one_that_is_refunded(dataset: DatasetBuilder) -> None:
+    """Each key counts by itself, though none of them names a payment."""
+    for key in ("stranger_1", "stranger_2", "stranger_3"):
+        stranger(dataset, "CHARGED", key)
+    stranger(dataset, "REFUNDED", "stranger_2")
+
+
+@CASES.illegal(
+    "the acquirer was asked under stranger_1 for nothing, which is no payment",
+    "charged once per key",
+    "acquirer agrees with ledger",
+)
+def a_charge_for_nobody_that_is_refunded_in_part(dataset: DatasetBuilder) -> None:
+    stranger(dataset, "CHARGED", "stranger_1")
+    stranger(dataset, "REFUNDED", "stranger_1", amount=4)
+
+
+@CASES.illegal(
+    "the acquirer was asked under stranger_1 for nothing, which is no payment",
+    "charged once per key",
+    "acquirer agrees with ledger",
+)
+def a_charge_for_nobody_that_is_refunded_and_charged_again(dataset: DatasetBuilder) -> None:
+    for decision in ("CHARGED", "REFUNDED", "CHARGED"):
+        stranger(dataset, decision, "stranger_1")
+
+
+@CASES.illegal(
+    "the acquirer was asked under pay_06:1 for pay_06, which is no payment",
+    "acquirer agrees with ledger",
+    "paid means charged",
+    "payments match journals",
+    "answers are true",
+    "acknowledged is kept",
+)
+def a_refunded_charge_of_a_lost_payment_that_the_ledger_has(dataset: DatasetBuilder) -> None:
+    """The payment database has lost it; the ledger still says that the acquirer owes it."""
+    made = payment(dataset, _CARDED)
+    dataset.at_acquirer(made, "REFUNDED")
+    dataset.payments.remove(made)
+
+
+@CASES.illegal("the acquirer took nothing for pay_06; in the ledger: 3.20 CNY", "acquirer agrees with ledger")
+def a_charge_of_a_succeeded_payment_that_is_refunded(dataset: DatasetBuilder) -> None:
+    """It is given back at the acquirer, and not in our books."""
+    dataset.at_acquirer(payment(dataset, _CARDED), "REFUNDED")
 
 
 @CASES.illegal("the acquirer took 12.50 CNY for pay_02; in the ledger: nothing", "acquirer agrees with ledger")
@@ -126,7 +192,7 @@ def a_declined_key_that_is_charged(dataset: DatasetBuilder) -> None:
         dataset.at_acquirer(payment(dataset, _CARDED), decision, attempt=2)
 
 
-@CASES.illegal("the acquirer was asked for pay_99, which is no payment", "acquirer agrees with ledger")
+@CASES.illegal("the acquirer was asked under pay_99:1 for pay_99, which is no payment", "acquirer agrees with ledger")
 def a_key_closed_for_nobody(dataset: DatasetBuilder) -> None:
     """No money moved, and yet nobody can have asked for it."""
     dataset.at_acquirer({"payment_id": "pay_99", "amount_minor": 5}, "TOMBSTONE")
@@ -144,7 +210,7 @@ def test_restored_books_may_not_know_every_payment() -> None:
         (check,) = [check for check in checks if check.name == "acquirer agrees with ledger"]
         return check.violations
 
-    assert agreement(restored=False) == ("the acquirer was asked for pay_99, which is no payment",)
+    assert agreement(restored=False) == ("the acquirer was asked under pay_99:1 for pay_99, which is no payment",)
     assert agreement(restored=True) == ()
     del dataset.charges[:2]
     dataset.charges = [replace(record, sequence=record.sequence - 2) for record in dataset.charges]

@@ -116,6 +116,14 @@ def test_charge_without_a_reference_is_a_violation() -> None:
     assert said == "the acquirer holds money under key_9 for nothing, which is no payment by card"
 
 
+def test_charge_without_a_payment_is_no_violation_once_it_is_refunded() -> None:
+    """People refunded it by its key, as `reconcile --refund` does: the acquirer holds nothing."""
+    dataset, payment = by_card()
+    unknown = charge(payment, key="key_9", reference="pay_77", state="REFUNDED")
+    unnamed = charge(payment, key="key_10", state="REFUNDED") | {"reference": ""}
+    assert found(replace(dataset.snapshot(), charges=(charge(payment), unknown, unnamed))) == ()
+
+
 def test_reversal_not_sent_to_the_acquirer_is_a_violation() -> None:
     """The books have given it back, and the acquirer holds it."""
     dataset, payment = by_card()
