@@ -72,10 +72,9 @@ def acquirer_agrees_with_ledger(evidence: Evidence) -> Findings:
             payment = evidence.payments.get(payment_id)
             booked = _booked(evidence, payment_id)
             if payment is None:
-                keys = [key for key, records in decided.items() if booked or not _refunded_in_full(records)]
-                if keys and not evidence.restored:
-                    what = f"under {', '.join(keys)} for {payment_id or 'nothing'}"
-                    yield f"the acquirer was asked {what}, which is no payment"
+                for key, records in decided.items():
+                    if not evidence.restored and (booked or not _refunded_in_full(records)):
+                        yield f"the acquirer was asked under {key} for {payment_id or 'nothing'}, which is no payment"
                 continue
             at_acquirer = _taken(decided)
             is_open = payment.get("attention") or payment["state"] in (*UNFINISHED, "PARKED")
