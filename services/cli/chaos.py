@@ -10,7 +10,6 @@ import asyncio
 import re
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from services.cli.proxy import proxy
 from services.cli.renamed import RenamedCommands, RenamedOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument
-from services.kernel.ids import new_rng
+from services.kernel.ids import RandomIds, new_rng
 
 if TYPE_CHECKING:
-    from services.chaos.ablation.matrix import Cell, Matrix
+    from services.chaos.ablation.matrix import Cell, GuardRow, Matrix
     from services.chaos.runner import Result, RunConfig
     from services.chaos.sweep import SeedResult
     from services.chaos.targets.compose import ComposeTarget
@@ -41,6 +40,8 @@ _SECONDS_A_MINUTE = 60
 _POSTGRESQL = "postgresql"
 #: With more, two cores are so busy that the load is a fault of its own.
 _RATE_PER_S = 15.0
+#: Where runs without --data have their folders.
+_NEW_FOLDERS = Path("/var/tmp")  # noqa: S108  each has a name of its own that cannot be guessed
 _RENAMED_FAULTS = {
     "bank-silent": "acquirer-silent",
     "bank-slow": "acquirer-slow",
@@ -125,6 +126,8 @@ def run_chaos(
         if off:
             command += f" --guards-off {','.join(off)}"
         config = _run_config(target, chosen, minutes * _SECONDS_A_MINUTE, faults, sample, rate, command)
+    _make(folder)
+    with _unknown_on_error(as_json=as_json):
         result = run(_run(target, config, folder))
     _show(result, chosen, as_json=as_json)
     raise typer.Exit(exit_codes.of_verdict(result.verdict))
@@ -162,6 +165,9 @@ def sweep(
         *("--database", database),
     ]
     folder = _folder(data, *(f"seed-{seed}" for seed in chosen))
+    with _unknown_on_error(as_json=as_json):
+        _chosen(faults, _known(_target(Where.LOCAL, folder, database, ())))
+    _make(folder)
     results = run(_sweep(chosen, options, folder, parallel))
     verdicts = [result.verdict.value for result in results]
     counts = {verdict: verdicts.count(verdict) for verdict in _VERDICTS}
@@ -206,15 +212,31 @@ def run_ablation(
     if not chosen:
         raise typer.BadParameter("name some seeds, like --seeds 1-3")
     folder = _folder(data, "report.html", "stack-*")
+    guards = names_of(guards_off)
     with _unknown_on_error(as_json=as_json):
-        matrix = run(_run_ablation(names_of(guards_off), chosen, parallel, folder))
+        rows = _rows(guards)
+    _make(folder)
+    with _unknown_on_error(as_json=as_json):
+        matrix = run(_run_ablation(rows, guards, chosen, parallel, folder))
     _show_matrix(matrix, folder / "report.html", as_json=as_json)
     raise typer.Exit(exit_codes.of_verdict(matrix.verdict))
 
 
-async def _run_ablation(guards: tuple[str, ...], seeds: list[int], parallel: int, folder: Path) -> Matrix:
+def _rows(guards: tuple[str, ...]) -> tuple[GuardRow, ...]:
+    """Return the rows of these guards; none named: all.
+
+    Raises:
+        InvalidArgument: GUARD_UNKNOWN.
+    """
     from services.chaos.ablation.matrix import chosen_rows  # noqa: PLC0415  `--help` does without
-    from services.chaos.ablation.run import ablate  # noqa: PLC0415
+
+    return chosen_rows(guards)
+
+
+async def _run_ablation(
+    rows: tuple[GuardRow, ...], guards: tuple[str, ...], seeds: list[int], parallel: int, folder: Path
+) -> Matrix:
+    from services.chaos.ablation.run import ablate  # noqa: PLC0415  `--help` does without
     from services.chaos.report.matrix_page import render  # noqa: PLC0415
 
     clock = SystemClock()
@@ -224,7 +246,7 @@ async def _run_ablation(guards: tuple[str, ...], seeds: list[int], parallel: int
     def tell_cell(cell: Cell) -> None:
         tell(f"{cell.row.guard}, {cell.row.scenario.name}, {cell.column}: {cell.verdict} (seed {cell.seed})")
 
-    matrix = await ablate(chosen_rows(guards), folder, clock, seeds=seeds, at_once=parallel, tell=tell_cell)
+    matrix = await ablate(rows, folder, clock, seeds=seeds, at_once=parallel, tell=tell_cell)
     command = f"countinghouse chaos ablate --seeds {','.join(map(str, seeds))}"
     if guards:
         command += f" --guards-off {','.join(guards)}"
@@ -279,7 +301,7 @@ def _unknown_on_error(*, as_json: bool) -> Iterator[None]:
 
 
 def _folder(data: Path | None, *left: str) -> Path:
-    """Return the folder of a run, made if it is missing.
+    """Return the folder of a run. `_make` makes it, once the run is known to be possible.
 
     Args:
         left: Patterns of what an earlier run leaves in it: a stack on the databases of that run would change its
@@ -290,10 +312,13 @@ def _folder(data: Path | None, *left: str) -> Path:
     """
     if data is not None and any(found for pattern in left for found in data.glob(pattern)):
         raise typer.BadParameter(f"{data} holds an earlier run; name another --data, or remove it", param_hint="--data")
-    folder = data or Path(tempfile.mkdtemp(prefix="countinghouse-chaos-", dir="/var/tmp"))
+    return data or _NEW_FOLDERS / RandomIds().new("countinghouse-chaos")
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of a run, if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # PostgreSQL, run by another user, has to pass through
-    return folder
 
 
 def _target(stack: Where, folder: Path, database: str, guards_off: tuple[str, ...]) -> LocalTarget | ComposeTarget:
@@ -319,11 +344,10 @@ def _run_config(
     Raises:
         InvalidArgument: FAULT_UNKNOWN or PLAN_TOO_SHORT.
     """
-    from services.chaos.faults import available  # noqa: PLC0415  `--help` does without
-    from services.chaos.plan import draw_sample  # noqa: PLC0415
+    from services.chaos.plan import draw_sample  # noqa: PLC0415  `--help` does without
     from services.chaos.runner import RunConfig  # noqa: PLC0415
 
-    known = list(dict.fromkeys(fault.name for fault in available(target)))
+    known = _known(target)
     names = _chosen(faults, known)
     if sample:
         names = draw_sample(names, seed, sample)
@@ -332,6 +356,13 @@ def _run_config(
     config = RunConfig(seed, length_s, names, rate_per_s, command)
     config.plan(target)
     return config
+
+
+def _known(target: LocalTarget | ComposeTarget) -> list[str]:
+    """Return the names of the faults that can be injected into a target."""
+    from services.chaos.faults import available  # noqa: PLC0415  `--help` does without
+
+    return list(dict.fromkeys(fault.name for fault in available(target)))
 
 
 def _chosen(faults: str, known: Sequence[str]) -> tuple[str, ...]:

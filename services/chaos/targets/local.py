@@ -73,7 +73,10 @@ class LocalOptions:
 
 
 class LocalTarget:
-    """See `Target`. `async with LocalTarget(options, clock) as target:` starts and stops everything."""
+    """See `Target`. `async with LocalTarget(options, clock) as target:` starts and stops everything.
+
+    Before that it makes no file, so that a run can be refused without a trace.
+    """
 
     name = "local"
     session_timeout_s = 2.0
@@ -85,19 +88,22 @@ class LocalTarget:
     links = instances
     dialer: Callable[..., Dialer]
     zookeeper_security: Callable[[], Security]
+    zookeeper: str
+    _ensemble: ZooKeeperEnsemble
     _stack: Stack
 
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
         self._options = options
         self._clock = clock
         self._resources = AsyncExitStack()
-        self._ensemble = ZooKeeperEnsemble(options.data / "ensemble", options.environment, Keys(options.data, clock))
         self._proxies: dict[str, tuple[Proxy, ...]] = {}
-        self.zookeeper = ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
         self.has_postgresql = options.database == POSTGRESQL
         self.shiftable_clocks: tuple[str, ...] = _SHIFTABLE_CLOCKS if _FAKETIME.exists() else ()
 
     async def __aenter__(self) -> Self:
+        data, environment = self._options.data, self._options.environment
+        self._ensemble = ZooKeeperEnsemble(data / "ensemble", environment, Keys(data, self._clock))
+        self.zookeeper = ",".join(self._ensemble.address(server) for server in self._ensemble.servers)
         try:
             await self._resources.enter_async_context(self._ensemble)
             options = StackOptions(

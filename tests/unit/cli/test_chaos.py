@@ -58,3 +58,35 @@ def test_run_that_fails_is_unknown(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, [*_RUN.split(), "--data", str(tmp_path / "new")])
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert "Traceback" in ended.stderr
+
+
+@pytest.mark.parametrize("data", [True, False], ids=["data", "default"])
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("chaos run --seed 7 --faults kil", "there is no fault 'kil' here"),
+        ("chaos run --seed 7 --faults kil --stack compose", "there is no fault 'kil' here"),
+        ("chaos run --seed 7 --faults bank-silent", "the fault bank-silent is now acquirer-silent"),
+        ("chaos run --seed 7 --minutes 0.1", "too short"),
+        ("chaos sweep --seeds 1-3 --faults kil", "there is no fault 'kil' here"),
+        ("chaos ablate --guards-off fens", "there is no guard 'fens'"),
+    ],
+)
+def test_refused_name_leaves_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, says: str, data: bool
+) -> None:
+    """The same command with the right name can then use the folder: it holds no earlier run."""
+    monkeypatch.setattr(chaos, "_NEW_FOLDERS", tmp_path)
+    arguments = [*command.split(), *(("--data", str(tmp_path / "new")) if data else ())]
+    ended = CliRunner().invoke(app, arguments)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert says in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_a_run_is_made_for_all_to_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL runs as another user. Without --data it is a new one for each run."""
+    monkeypatch.setattr(chaos, "_NEW_FOLDERS", tmp_path)
+    for _ in range(2):
+        assert CliRunner().invoke(app, _RUN.split()).exit_code == 2
+    assert [folder.stat().st_mode & 0o777 for folder in tmp_path.iterdir()] == [0o755] * 2
