@@ -28,8 +28,8 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130, "interrupted"
 
 
-#: States of a payment whose end is not known yet.
-_OPEN = ("CREATED", "SUBMITTED", "UNKNOWN", "REVERSING", "PARKED")
+#: States of a payment whose end is known. Any other, such as one that only a newer service knows, may end either way.
+_ENDED = ("SUCCEEDED", "DECLINED", "REVERSED")
 _VERDICTS = {"ok": ExitCode.DONE, "violated": ExitCode.FAILED, "unknown": ExitCode.NOT_RUN}
 
 
@@ -54,13 +54,14 @@ def of_payment(state: str, wanted: str) -> ExitCode:
     """Return the code of a command that wanted a payment in one state and got another.
 
     Args:
-        state: As the enum has it, with its prefix or without: PAYMENT_STATE_SUCCEEDED, SUCCEEDED.
+        state: As the enum has it, with its prefix or without: PAYMENT_STATE_SUCCEEDED, SUCCEEDED; or a number that this
+            version does not know.
         wanted: Likewise.
     """
     told = state.removeprefix("PAYMENT_STATE_")
     if told == wanted.removeprefix("PAYMENT_STATE_"):
         return ExitCode.DONE
-    return ExitCode.OUTCOME_UNKNOWN if told in _OPEN else ExitCode.NOT_PAID
+    return ExitCode.NOT_PAID if told in _ENDED else ExitCode.OUTCOME_UNKNOWN
 
 
 def of_verdict(verdict: str) -> ExitCode:

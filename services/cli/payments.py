@@ -13,6 +13,7 @@ from services.cli.arguments import Amount, AmountMinor, CurrencyOfAmount, Limit,
 from services.cli.client import Client
 from services.kernel.errors import CountinghouseError, FailedPrecondition
 from services.kernel.principal import Role
+from services.runtime.grpc.enum_names import name_of
 
 app = typer.Typer(no_args_is_help=True, help="Show and park payments.")
 
@@ -118,6 +119,7 @@ async def pay(
     if bool(currency) != (amount is not None or amount_minor is not None):
         raise typer.BadParameter("--currency and --amount go together; a ticket of an order needs neither")
     minor_units = amount_of(amount, amount_minor, currency)
+    _check_card(source, card)
     client.act_as(_role_for(source))
     request = pb.PayRequest(
         ticket_id=ticket_id,
@@ -149,6 +151,7 @@ async def settle(
 
     Example: countinghouse settle ord_7d0q --source drawer --as cashier:li
     """
+    _check_card(source, card)
     client.act_as(_role_for(source))
     key = client.new_id(request_id)
     request = pb.SettleRequest(request_id=key, order_id=order_id, source=_source(source), memo=memo, card=card)
@@ -311,6 +314,17 @@ def _source(source: From) -> Any:
     return pb.Source.Value(f"SOURCE_{source.name}")
 
 
+def _check_card(source: From, card: str) -> None:
+    """Refuse the source card without a card.
+
+    Raises:
+        typer.BadParameter: No card is named.
+    """
+    if source is From.CARD and not card:
+        says = "it is required for --source card; name the card's token, like --card tok-mei"
+        raise typer.BadParameter(says, param_hint="'--card'")
+
+
 def _role_for(source: From) -> Role:
     """Return the roles that may pay from a source."""
     return Role.ACCOUNTANT if source is From.BANK else Role.CASHIER
@@ -344,7 +358,7 @@ def _end(client: Client, message: Any, about: dict[str, Any], *, wanted: str) ->
         wanted: The state that the command was to bring about.
     """
     _show(client, message, about)
-    raise typer.Exit(exit_codes.of_payment(pb.PaymentState.Name(message.state), wanted))
+    raise typer.Exit(exit_codes.of_payment(name_of(pb.PaymentState, message.state), wanted))
 
 
 def _card_money(payment: dict[str, Any]) -> str:
@@ -385,7 +399,9 @@ def _show(client: Client, message: Any, about: dict[str, Any]) -> None:
             ("settled at", output.moment(payment["settled_at_ms"])),
         ]
     )
-    if payment["state"] in _GOING_ON:
+    if isinstance(payment["state"], int):
+        output.print_line(f"this version does not know the state {payment['state']}: {_what_to_do(payment, about)}")
+    elif payment["state"] in _GOING_ON:
         output.print_line(f"not known yet: {_what_to_do(payment, about)}")
 
 
@@ -399,6 +415,8 @@ def _what_to_do(payment: dict[str, Any], about: dict[str, Any]) -> str:
     if about:
         again = f"; to ask again, not twice, use --request-id {about['request_id']}" if "request_id" in about else ""
         return f"see `countinghouse payment get {payment_id}`{again}"
+    if isinstance(payment["state"], int):
+        return "ask with the version of the services"
     ways = ["wait, as the payment service goes on by itself"]
     if payment["state"] == "PAYMENT_STATE_REVERSING":
         ways.append("repeat the same reverse with its --request-id")

@@ -24,6 +24,7 @@ from services.kernel.currency import format_amount
 from services.kernel.errors import CountinghouseError, InvalidArgument, NotFound, OutcomeUnknown, may_come_right
 from services.kernel.money import parse_amount
 from services.runtime.grpc import status
+from services.runtime.grpc.enum_names import name_of
 
 #: How long one call may take, in seconds.
 _TRY_S: Final = 15.0
@@ -131,7 +132,7 @@ class Preview:
             return Result(line.number, line.order_id, Outcome.WOULD_BE_SKIPPED, answer.message)
         if isinstance(answer, CountinghouseError):
             return _not_read(line, answer)
-        state = output.short(order_pb2.OrderState.Name(answer.state), "ORDER_STATE_")
+        state = name_of(order_pb2.OrderState, answer.state, "ORDER_STATE_")
         if state == "PAID":
             return await self._of_paid(line, answer)
         reason = _difference(line, answer) if state == "UNPAID" else f"it is {state}"
@@ -159,7 +160,7 @@ def _memo(run_id: str) -> str:
 
 def _of_payment(line: OrderLine, payment: payment_pb2.Payment, *, replayed: bool) -> Result:
     """Return the result of an order whose settle was served."""
-    state = output.short(payment_pb2.PaymentState.Name(payment.state), "PAYMENT_STATE_")
+    state = name_of(payment_pb2.PaymentState, payment.state, "PAYMENT_STATE_")
     match exit_codes.of_payment(state, "SUCCEEDED"):
         case ExitCode.DONE:
             kind, reason = Outcome.REPLAYED if replayed else Outcome.SETTLED, ""

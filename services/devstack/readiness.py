@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordination.discovery import Discovery
 from coordination.session import Session, SessionState
 from coordination.session.security import Security
+from services.runtime.grpc.enum_names import name_of
 from services.runtime.grpc.service_client import service_of
 from services.runtime.grpc.tls import Dialer
 
@@ -40,7 +41,7 @@ async def health(
             )
         except grpc.aio.AioRpcError:
             return UNREACHABLE
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return name_of(health_pb2.HealthCheckResponse.ServingStatus, answer.status)
 
 
 class Readiness:

@@ -32,6 +32,7 @@ from services.reconcile.matching import (
     Theirs,
     compare,
 )
+from services.runtime.grpc.enum_names import name_of
 
 #: Rows to a page; an order has up to 100 lines, and an answer 1 MiB.
 _PAGE, _ORDERS_PAGE = 500, 100
@@ -170,11 +171,9 @@ def _amount(money: money_pb2.Money) -> Amount:
 
 def payment_state(row: payment.Payment) -> str:
     """Return where a payment stands, like SUCCEEDED; a number if this program is too old to know it."""
-    known = payment.PaymentState.DESCRIPTOR.values_by_number.get(row.state)
-    return str(known.name).removeprefix("PAYMENT_STATE_") if known else str(row.state)
+    return name_of(payment.PaymentState, row.state, "PAYMENT_STATE_")
 
 
 def charge_state(row: acquirer.Charge) -> str:
     """Return where a key stands at the acquirer, like CHARGED; a number if this program is too old to know it."""
-    known = acquirer.ChargeState.DESCRIPTOR.values_by_number.get(row.state)
-    return str(known.name).removeprefix("CHARGE_STATE_") if known else str(row.state)
+    return name_of(acquirer.ChargeState, row.state, "CHARGE_STATE_")

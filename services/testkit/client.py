@@ -43,6 +43,7 @@ from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, may_come_right
 from services.kernel.ids import RandomIds
 from services.runtime.grpc import status
+from services.runtime.grpc.enum_names import name_of
 from services.runtime.grpc.methods import idempotency
 from services.runtime.grpc.tls import Dialer
 from services.testkit.identities import CUSTOMER, Identity
@@ -129,8 +130,12 @@ class CallResult:
 
     @property
     def final(self) -> bool:
-        """Whether the answer stands for ever: a definitive refusal, or no payment under way."""
-        return not self.open and (self.error is not None or self.answer.state not in _UNFINISHED)
+        """Whether the answer stands for ever: a definitive refusal, or no payment under way.
+
+        A state that this version does not know, which is a number, may be that of a payment under way.
+        """
+        state = self.answer.state
+        return not self.open and (self.error is not None or not (state in _UNFINISHED or state.isdecimal()))
 
     @property
     def payment(self) -> payment_pb2.Payment:
@@ -487,7 +492,7 @@ class RecordingClient:
     async def order_state(self, order_id: str) -> str:
         """Return where an order stands, like PAID."""
         order = (await self.ask(order_pb2.GetOrderRequest(order_id=order_id))).order
-        return order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
+        return name_of(order_pb2.OrderState, order.state, "ORDER_STATE_")
 
     async def journals(self, order_id: str) -> list[ledger_pb2.Journal]:
         """Return the journals of an order, newest first."""
@@ -503,7 +508,7 @@ class RecordingClient:
         if "amount" in names and request.HasField("amount"):
             told |= {"amount_minor": request.amount.minor_units, "currency": request.amount.currency_code}
         if "source" in names:
-            told["source"] = payment_pb2.Source.Name(request.source).removeprefix("SOURCE_")
+            told["source"] = name_of(payment_pb2.Source, request.source, "SOURCE_")
         subject = getattr(request, "ticket_id", "") or told.get("payment_id", "")
         told["order_id"] = told.get("order_id") or self._connections.order_of(subject)
         return Arguments(clerk=self.name, role=self.identity.role.value, key=_key_of(request), **told)
@@ -530,13 +535,16 @@ def _answer(kind: str, response: Any, body: bytes, *, replayed: bool) -> Answer:
         return Answer(**told)
     if kind == "IssueTicket":
         ticket = response.ticket
-        state = payment_pb2.TicketState.Name(ticket.state).removeprefix("TICKET_STATE_")
+        state = name_of(payment_pb2.TicketState, ticket.state, "TICKET_STATE_")
         return Answer(ticket=ticket.ticket_id, order_id=ticket.order_id, state=state, **told)
     about_order = "Order" in kind
     found = response.order if about_order else response.payment
-    states: Any = order_pb2.OrderState if about_order else payment_pb2.PaymentState
+    if about_order:
+        state = name_of(order_pb2.OrderState, found.state, "ORDER_STATE_")
+    else:
+        state = name_of(payment_pb2.PaymentState, found.state, "PAYMENT_STATE_")
     return Answer(
-        state=states.Name(found.state).removeprefix("ORDER_STATE_").removeprefix("PAYMENT_STATE_"),
+        state=state,
         order_id=found.order_id,
         payment_id=found.payment_id,
         round=found.round,

@@ -428,7 +428,6 @@ async def test_error_is_one_sentence(terminal: Terminal, arguments: tuple[str, .
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("settle", "o1", "--source", "card"), "--card is required"),
         (("settle", "o1", "--source", "drawer", "--card", "tok-mei"), "--card: leave card out"),
         (("settle", "o 1", "--source", "drawer"), "ORDER must be"),
         (("order", "list", "--page", "nonsense"), "--page is not of this list"),

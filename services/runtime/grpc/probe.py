@@ -18,6 +18,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from coordination.grpc_channel import open_blocking_channel
+from services.runtime.grpc.enum_names import name_of
 
 _METHOD = "/grpc.health.v1.Health/Check"
 _TIMEOUT_S = 2.0
@@ -43,7 +44,7 @@ def state(address: str, interface: str = "", *, ca_file: str = "", name: str = "
             answer = check(health_pb2.HealthCheckRequest(service=interface), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             return str(error.code().name)
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return name_of(health_pb2.HealthCheckResponse.ServingStatus, answer.status)
 
 
 def main() -> None:

@@ -99,6 +99,18 @@ def test_odd_value_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...], 
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("command", [("settle", "o1"), ("pay", "t1")])
+@pytest.mark.parametrize("card", [(), ("--card", "")])
+def test_source_card_without_a_card_is_refused_before_anybody_is_asked(
+    tmp_path: Path, command: tuple[str, ...], card: tuple[str, ...]
+) -> None:
+    settings = {"COUNTINGHOUSE_DATA": str(tmp_path), "NO_COLOR": "1", "COLUMNS": "300", "TERMINAL_WIDTH": "300"}
+    done = CliRunner().invoke(app, [*command, "--source", "card", *card], env=settings)
+    assert (done.exit_code, done.stdout) == (2, "")
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "'--card': it is required for --source card; name the card's token, like --card tok-mei" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "variable", "says"),
     [

@@ -112,6 +112,20 @@ async def test_outcome_of_an_order_is_told_with_its_reason(
         assert result.payment_id == payment_id
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+async def test_settle_that_ends_in_a_state_that_this_version_does_not_know_is_open(replayed: bool) -> None:
+    """A newer service may have it."""
+    result = await settled(served(99, replayed=replayed))  # type: ignore[arg-type]
+    assert (result.outcome, result.reason) == (Outcome.OPEN, "its payment is 99: not known yet")
+    assert result.payment_id == "pay_1"
+
+
+async def test_preview_skips_an_order_in_a_state_that_this_version_does_not_know() -> None:
+    services = Services(o1=order(99))  # type: ignore[arg-type]
+    (result,) = await Preview(services, "r1")([OrderLine(2, "o1")])
+    assert (result.outcome, result.reason) == (Outcome.WOULD_BE_SKIPPED, "it is 99")
+
+
 async def test_answer_of_another_length_is_no_answer() -> None:
     """Which outcome is whose is not known."""
     with pytest.raises(OutcomeUnknown):

@@ -48,6 +48,13 @@ def test_only_serving_is_healthy(servicer: health.HealthServicer, address: str, 
     assert probe(address) == (code, said)
 
 
+def test_status_that_this_version_does_not_know_is_printed_as_a_number_and_is_not_healthy(
+    servicer: health.HealthServicer, address: str
+) -> None:
+    servicer.set("", 99)
+    assert probe(address) == (1, "99")
+
+
 def test_probe_with_interface_asks_for_its_readiness(servicer: health.HealthServicer, address: str) -> None:
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     servicer.set("countinghouse.order.v1.OrderService", health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from countinghouse.order.v1 import order_pb2
 from countinghouse.payment.v1 import payment_pb2 as pb
 from countinghouse.type.v1 import clerk_pb2
 from services.checker.evidence import Answered
-from services.checker.history import Answer, Arguments, HistoryWriter
+from services.checker.history import Answer, Arguments, HistoryWriter, Outcome
 from services.kernel.errors import (
     Aborted,
     AlreadyExists,
@@ -65,6 +66,10 @@ def test_result_is_open_if_the_request_may_come_right(error: CountinghouseError 
 def test_result_with_a_payment_under_way_is_not_final() -> None:
     for state, final in (("UNKNOWN", False), ("SUBMITTED", False), ("SUCCEEDED", True), ("PARKED", True), ("", True)):
         assert CallResult(0, 1, answer=Answer(state=state)).final is final
+
+
+def test_result_in_a_state_that_this_version_does_not_know_is_not_final() -> None:
+    assert not CallResult(0, 1, answer=Answer(state="99")).final
 
 
 class Scripted(RecordingClient):
@@ -208,6 +213,31 @@ class BatchAnswering(RecordingClient):
         return answered()
 
 
+class Answering(RecordingClient):
+    """Answers every call with a response."""
+
+    def __init__(self, response: Message) -> None:
+        super().__init__(Connections(str, ManualClock()), Identity("li", Role.CASHIER, ""))
+        self._response = response
+
+    def _send(self, request: Message, at: str, timeout_s: float) -> Any:
+        return _Sent(self._response.SerializeToString())
+
+
+class _Sent:
+    """As much of a call of gRPC as a client needs."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        yield from ()
+        return self._body
+
+    async def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
 SETTLES = [pb.SettleRequest(request_id=f"r{number}", order_id=f"o{number}") for number in range(3)]
 
 
@@ -253,3 +283,40 @@ async def test_batch_without_an_answer_is_open_for_each_settle(tmp_path: Path, a
     assert [(type(result.error), result.open) for result in results] == [(OutcomeUnknown, True)] * 3
     events = [json.loads(line) for line in path.read_text().splitlines()][1:-1]
     assert [event["type"] for event in events[3:]] == ["info"] * 3
+
+
+async def test_settle_in_a_state_that_this_version_does_not_know_is_recorded_by_number_and_is_no_success(
+    tmp_path: Path,
+) -> None:
+    """So is the source of a request."""
+    settle = pb.SettleRequest(request_id="r1", order_id="o1", source=42)  # type: ignore[arg-type]
+    payment = pb.Payment(payment_id="p1", order_id="o1", state=99)  # type: ignore[arg-type]
+    outcome = pb.SettleOutcome(response=pb.SettleResponse(payment=payment))
+    path = tmp_path / "history.jsonl"
+    with HistoryWriter(path, ManualClock()) as history:
+        body = pb.SettleBatchResponse(outcomes=[outcome]).SerializeToString()
+        (result,) = await BatchAnswering(body, history).settle_batch([settle])
+    assert (result.answer.state, result.outcome, result.final) == ("99", Outcome.INFO, False)
+    begun, ended = [json.loads(line) for line in path.read_text().splitlines()][1:-1]
+    assert (begun["arguments"]["source"], ended["type"], ended["answer"]["state"]) == ("42", "info", "99")
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        (order_pb2.GetOrderRequest(), order_pb2.GetOrderResponse(order=order_pb2.Order(state=99))),  # type: ignore[arg-type]
+        (pb.GetPaymentRequest(), pb.GetPaymentResponse(payment=pb.Payment(state=99))),  # type: ignore[arg-type]
+        (pb.IssueTicketRequest(), pb.IssueTicketResponse(ticket=pb.Ticket(state=99))),  # type: ignore[arg-type]
+    ],
+    ids=["order", "payment", "ticket"],
+)
+async def test_answer_in_a_state_that_this_version_does_not_know_has_its_number(
+    request_: Message, response: Message
+) -> None:
+    result = await Answering(response).call(request_)
+    assert (result.answer.state, result.response) == ("99", response)
+
+
+async def test_state_of_an_order_that_this_version_does_not_know_is_a_number() -> None:
+    answer = order_pb2.GetOrderResponse(order=order_pb2.Order(state=99))  # type: ignore[arg-type]
+    assert await Answering(answer).order_state("o1") == "99"
