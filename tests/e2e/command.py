@@ -16,12 +16,15 @@ from tests.e2e import databases
 _TIMEOUT_S = 110.0
 
 
-async def command_line(
-    *arguments: str, within_s: float = _TIMEOUT_S, **environment: str
-) -> subprocess.CompletedProcess[str]:
+async def command_line(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `countinghouse` with these arguments."""
+    return await command_line_within(_TIMEOUT_S, *arguments, **environment)
+
+
+async def command_line_within(seconds: float, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `countinghouse` with these arguments, and gives it so much time."""
     process = await start_command_line(*arguments, output=asyncio.subprocess.PIPE, **environment)
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(seconds):
         output, errors = await process.communicate()
     code = process.returncode
     assert code is not None

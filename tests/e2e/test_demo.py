@@ -25,7 +25,7 @@ from services.devstack.stack import Stack
 from services.devstack.state import InstanceState
 from services.kernel.guards import NAMES
 from services.testkit.client import RecordingClient
-from tests.e2e.command import command_line, document, processes_of, start_command_line
+from tests.e2e.command import command_line, command_line_within, document, processes_of, start_command_line
 
 #: A run without its guards waits in vain for what they would have done: a minute on an idle machine.
 _RUN_WITHIN_S = 240.0
@@ -68,7 +68,7 @@ async def performed(
     async def perform(run: Run) -> subprocess.CompletedProcess[str]:
         async with turn:
             files = ("--keep", str(kept), "--svg", str(kept.parent / "lanes.svg")) if run == WHOLE else ()
-            return await command_line("demo", "--json", *run, *files, within_s=_RUN_WITHIN_S)
+            return await command_line_within(_RUN_WITHIN_S, "demo", "--json", *run, *files)
 
     calls = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
     wanted = dict.fromkeys(call.params["run"] for call in calls if call and "run" in call.params)
