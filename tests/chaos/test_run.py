@@ -138,13 +138,24 @@ def test_run_on_containers_without_docker_is_unknown(tmp_path: Path) -> None:
 
 
 def test_sweep_of_a_seed_without_a_verdict_is_unknown(tmp_path: Path) -> None:
-    """`sweep` ends with 2, says why, and keeps what the run left."""
-    ended = countinghouse("sweep", "--seeds", "1-2", "--faults", "earthquake", "--json", "--data", str(tmp_path))
+    """`sweep` ends with 2, says why, and keeps what the run left. ZooKeeper has no Java, so no stack starts."""
+    data, missing = tmp_path / "data", {"PATH": str(tmp_path), "JAVA_HOME": ""}
+    options = ("--faults", "kill", "--database", "sqlite", "--json", "--data", str(data))
+    ended = countinghouse("sweep", "--seeds", "1-2", *options, **missing)
     assert ended.returncode == 2
     told = json.loads(ended.stdout)
     assert told["counts"] == {"ok": 0, "violated": 0, "unknown": 2}
-    assert "there is no fault 'earthquake'" in ended.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"seed-1", "seed-2"}
+    assert ended.stderr.count("Java") >= 2
+    assert {path.name for path in data.iterdir()} == {"seed-1", "seed-2"}
+
+
+def test_sweep_of_a_fault_that_does_not_exist_is_refused_before_a_run_starts(tmp_path: Path) -> None:
+    """At once, and not for each seed."""
+    data = tmp_path / "data"
+    ended = countinghouse("sweep", "--seeds", "1-2", "--faults", "earthquake", "--data", str(data))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("there is no fault 'earthquake'") == 1
+    assert not data.exists()
 
 
 @pytest.mark.long
