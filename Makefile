@@ -10,13 +10,17 @@ STAMP := .venv/.set-up
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 #: All but what needs Docker or is the long form of another test.
-ALL := -m "not soak and not compose"
+ALL := -m "not soak and not compose and not browser"
+
+#: What is injected where PostgreSQL has several servers: all that can happen to those, and some that meets a payment in
+#: the middle or takes ZooKeeper's leader.
+HA_FAULTS := primary-kill,primary-freeze,primary-cut-off,switchover,replica-freeze,kill-at,freeze-at,leader-kill
 
 # Tests start many processes: each reads what the first of them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-regressions chaos-seeds ablate check \
-  gen up compose-up compose-upgrade pin-images compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
+.PHONY: help setup demo test test-all soak test-postgresql test-failpoints test-compose chaos chaos-compose chaos-ha chaos-regressions chaos-seeds ablate check \
+  console test-console gen up compose-up compose-ha-up compose-upgrade pin-images compose-down bench bench-settle bench-faults bench-growth bench-call bench-lock bench-check mutate-checker mutate-fixes interop \
   check-alerts check-supply lock clean
 
 help:  ## Lists the targets
@@ -63,6 +67,9 @@ chaos: setup  ## Injects every fault type while orders are settled, six seeds of
 chaos-compose: setup  ## Kills, pauses and cuts off the containers of deploy/docker-compose.yml while orders are settled (5 minutes)
 	@$(BIN)/countinghouse chaos run --stack compose --seed 1 --minutes 2 $(ARGS)
 
+chaos-ha: setup  ## Kills, freezes and cuts off the PostgreSQL servers under Patroni while orders are settled (20 seeds, an hour; ARGS="--seeds 1-2")
+	@$(BIN)/countinghouse chaos sweep --stack compose-ha --seeds 1-20 --minutes 1.2 --sample 3 --faults $(HA_FAULTS) $(ARGS)
+
 chaos-regressions: setup  ## Repeats the regression runs of tests/chaos/FOUND.md, two at a time (3 minutes)
 	@deploy/setup-postgresql.sh
 	@deploy/setup-libfaketime.sh
@@ -89,12 +96,20 @@ check: setup  ## Runs every check of the code: form, types, layers, protos, drif
 
 check-alerts:  ## Checks the alerts of deploy/prometheus, and tests when each of them fires (promtool)
 	@promtool=$$(deploy/setup-promtool.sh) && cd deploy/prometheus && \
-	  "$$promtool" check config prometheus.yml && "$$promtool" check rules --lint=all alerts.yml && \
-	  "$$promtool" test rules alerts_test.yml
+	  "$$promtool" check config --syntax-only prometheus.yml prometheus_ha.yml && \
+	  "$$promtool" check rules --lint=all alerts.yml alerts_ha.yml && \
+	  "$$promtool" test rules alerts_test.yml alerts_ha_test.yml
 
 check-supply: setup  ## Writes the SBOM of the runtime dependencies, and audits the locks for known vulnerabilities (ARGS: options of pip-audit)
 	@deploy/setup-supply.sh
 	@$(BIN)/python -m deploy.check_supply $(ARGS)
+
+test-console: setup  ## Opens the console in Chromium: every page, the race, faults (4 minutes)
+	@deploy/setup-chromium.sh >/dev/null
+	@COUNTINGHOUSE_AXE="$$($(BIN)/python -m services.gateway.console.bundle --axe)" $(BIN)/pytest -m browser tests/browser $(ARGS)
+
+console:  ## Makes the bundle of the console (needs Node.js with npm)
+	@$(BIN)/python -m services.gateway.console.bundle
 
 gen: setup  ## Generates protos/gen
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
@@ -104,6 +119,9 @@ up: setup  ## Starts the embedded stack and stays until Ctrl-C
 
 compose-up:  ## Builds the image and starts the deployment of deploy/docker-compose.yml; waits until all is healthy
 	docker compose -f deploy/docker-compose.yml up -d --wait --build $(ARGS)
+
+compose-ha-up:  ## The same with three PostgreSQL servers under Patroni (deploy/docker-compose.ha.yml)
+	docker compose -f deploy/docker-compose.yml -f deploy/docker-compose.ha.yml up -d --wait --build $(ARGS)
 
 compose-upgrade:  ## Replaces the running deployment by the version that is here, one instance after the other, while calls go on
 	@deploy/upgrade.sh

@@ -136,11 +136,13 @@ class _Cluster:
             shutil.chown(self._directory, installation.user)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> PostgresServer:
+    def start(self, *, replica: bool = False) -> PostgresServer:
         data = self._directory / "data"
         made = self._run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         if made.wait(60) != 0:
             raise RuntimeError(f"initdb failed: {self._log()}")
+        if replica:
+            (data / "standby.signal").touch()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         settings = {
@@ -215,12 +217,25 @@ def server() -> Iterator[PostgresServer]:
         finally:
             _apart(given.clear())
         return
+    with _own_server(replica=False) as own:
+        yield own
+
+
+@contextmanager
+def replica() -> Iterator[PostgresServer]:
+    """A PostgreSQL that is a replica, of a primary that does not exist."""
+    with _own_server(replica=True) as own:
+        yield own
+
+
+@contextmanager
+def _own_server(*, replica: bool) -> Iterator[PostgresServer]:
     try:
         installation = postgresql.find(os.environ)
     except postgresql.PostgresqlMissing as error:
         pytest.skip(f"{error.message}; or set COUNTINGHOUSE_TEST_POSTGRES")
     cluster = _Cluster(installation)
     try:
-        yield cluster.start()
+        yield cluster.start(replica=replica)
     finally:
         cluster.stop()

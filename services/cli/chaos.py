@@ -13,13 +13,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import exit_codes, output
-from services.cli.arguments import AsJson, Database, GuardsOff, Where, names_of, parse_guards_off, run
+from services.cli.arguments import AsJson, Database, GuardsOff, names_of, parse_guards_off, run
 from services.cli.proxy import proxy
 from services.cli.renamed import RenamedCommands, RenamedOptions
 from services.kernel.clock import SystemClock
@@ -70,6 +71,19 @@ _NewFolder = Annotated[
     typer.Option("--data", help="Folder for stacks, histories and reports. [default: a new one]", show_default=False),
 ]
 
+
+class ChaosStack(StrEnum):
+    """What a chaos run starts."""
+
+    LOCAL = "local"
+    COMPOSE = "compose"
+    COMPOSE_HA = "compose-ha"
+
+
+_Stack = Annotated[
+    ChaosStack,
+    typer.Option("--stack", help="Local processes, Docker containers, or those with three PostgreSQL servers."),
+]
 app = typer.Typer(no_args_is_help=True, cls=RenamedCommands)
 
 
@@ -96,9 +110,7 @@ def run_chaos(
     faults: _Faults = "",
     sample: _Sample = 0,
     database: Database = _POSTGRESQL,
-    stack: Annotated[
-        Where, typer.Option("--stack", help="Kind of stack: local processes, or Docker containers.")
-    ] = Where.LOCAL,
+    stack: _Stack = ChaosStack.LOCAL,
     guards_off: GuardsOff = None,
     data: _NewFolder = None,
     rate: Annotated[float, typer.Option("--rate", help="Operations begun in a second.", min=1, max=200)] = _RATE_PER_S,
@@ -107,19 +119,19 @@ def run_chaos(
     """Settle orders while faults are injected, then check the books. Exit code 0: ok, 1: violated, 2: unknown.
 
     It starts a new stack: two instances of each service, PostgreSQL, a ZooKeeper ensemble of three, an acquirer; on
-    containers that of deploy/docker-compose.yml.
+    containers that of deploy/docker-compose.yml, or with docker-compose.ha.yml.
 
     Example: countinghouse chaos run --seed 7 --minutes 1 --faults kill,acquirer-silent
     """
     off = parse_guards_off(guards_off)
-    if off and stack is Where.COMPOSE:
+    if off and stack is not ChaosStack.LOCAL:
         raise typer.BadParameter("guards can be switched off on a local stack only", param_hint="--guards-off")
     chosen = new_rng().randrange(2**31) if seed is None else seed
     folder = _folder(data, "history.jsonl", "report.html", "data")
     with _unknown_on_error(as_json=as_json):
         target = _target(stack, folder, database, off)
         command = f"countinghouse chaos run --seed {chosen} --minutes {minutes:g}"
-        if stack is not Where.LOCAL:
+        if stack is not ChaosStack.LOCAL:
             command += f" --stack {stack}"
         elif database != _POSTGRESQL:
             command += f" --database {database}"
@@ -146,6 +158,7 @@ def sweep(
     faults: _Faults = "",
     sample: _Sample = 0,
     database: Database = _POSTGRESQL,
+    stack: _Stack = ChaosStack.LOCAL,
     data: _NewFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,10 +176,11 @@ def sweep(
         *("--sample", str(sample)),
         *("--faults", faults),
         *("--database", database),
+        *("--stack", stack),
     ]
     folder = _folder(data, *(f"seed-{seed}" for seed in chosen))
     with _unknown_on_error(as_json=as_json):
-        _chosen(faults, _known(_target(Where.LOCAL, folder, database, ())))
+        _chosen(faults, _known(_target(stack, folder, database, ())))
     _make(folder)
     results = run(_sweep(chosen, options, folder, parallel))
     verdicts = [result.verdict.value for result in results]
@@ -321,11 +335,12 @@ def _make(folder: Path) -> None:
     folder.chmod(0o755)  # PostgreSQL, run by another user, has to pass through
 
 
-def _target(stack: Where, folder: Path, database: str, guards_off: tuple[str, ...]) -> LocalTarget | ComposeTarget:
+def _target(stack: ChaosStack, folder: Path, database: str, guards_off: tuple[str, ...]) -> LocalTarget | ComposeTarget:
     from services.chaos.targets import compose, local  # noqa: PLC0415  `--help` does without
 
-    if stack is Where.COMPOSE:
-        return compose.ComposeTarget(compose.ComposeOptions(folder), SystemClock())
+    if stack is not ChaosStack.LOCAL:
+        deployment = compose.ComposeOptions(folder, replicated=stack is ChaosStack.COMPOSE_HA)
+        return compose.ComposeTarget(deployment, SystemClock())
     options = local.LocalOptions(folder / "data", guards_off=guards_off, database=database)
     return local.LocalTarget(options, SystemClock())
 

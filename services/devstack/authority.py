@@ -115,7 +115,7 @@ class Authority:
             for file in set(self._folder.glob("ca.*.key")) - set(map(self._key_file, known[: place + 1])):
                 file.unlink()  # of one that signs no more
 
-    def issue(self, names: Sequence[str], uri: str = "", *, life_s: int = LIFE_S) -> bytes:
+    def issue(self, names: Sequence[str], uri: str = "", *, life_s: int = LIFE_S, common_name: str = "") -> bytes:
         """Return a new key with a certificate for a process, PEM.
 
         Args:
@@ -123,15 +123,18 @@ class Authority:
             uri: Which service it is; empty: it is known by its names alone, and is called by those of this machine too.
                 A service has none of these: its certificate must not pass for that of a database on this machine.
             life_s: How long it is good for.
+            common_name: As what PostgreSQL and ZooKeeper know its owner, who shows them the certificate; empty: they
+                do not know it.
         """
         signing = self._signing(self._authorities())
         key = ec.generate_private_key(ec.SECP256R1())
         authority_key_id = signing.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         certificate = (
             self._builder(key, x509.random_serial_number(), self._now_s(), life_s)
-            .subject_name(x509.Name([]))  # so the extension with the names is critical (RFC 5280, section 4.2.1.6)
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []))
             .issuer_name(signing.subject)
-            .add_extension(x509.SubjectAlternativeName(list(_names(names, uri))), critical=True)
+            # Critical where there is no other name (RFC 5280, section 4.2.1.6).
+            .add_extension(x509.SubjectAlternativeName(list(_names(names, uri))), critical=not common_name)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)

@@ -1,6 +1,7 @@
 """Make the keys of a deployment once, give each container its own in a folder of its own, and renew the tokens.
 
-    python -m services.devstack.secret_distributor --ensemble zoo1,zoo2,zoo3 /secrets order=2 payment=2 acquirer
+    python -m services.devstack.secret_distributor --ensemble zoo1,zoo2,zoo3 --databases postgres1,postgres2,postgres3
+        --ready /tmp/handed-out /secrets order=2 payment=2 acquirer
 
     /secrets/operator/           a data directory: the signing key, the authority, every password, where the databases
                                  are
@@ -10,7 +11,8 @@
     /secrets/<instance>/         identity.pem: the key and certificate of one instance
     /secrets/<service>-owner/    pgpass: the password of the owner of its tables, for `migrate` and `prune`;
                                  database-ca.pem
-    /secrets/postgres/           server.pem: the database's key and certificate
+    /secrets/<database>/         server.pem: the key and certificate of a PostgreSQL server, whose name is its common
+                                 name; ca.pem: the authorities of the others and of ZooKeeper
     /secrets/roles/              pgpass: every role's password, for `services.runtime.database.postgres_roles`
     /secrets/<zookeeper>/        server.pem and ca.pem for its clients, quorum.pem and quorum-ca.pem for the ensemble's
                                  own traffic, superuser: the line of its configuration about the superuser
@@ -33,7 +35,7 @@ from pathlib import Path
 
 from coordination.files import write_whole
 from services.devstack.components.databases import HOUSE
-from services.devstack.files import SUPERUSER, remember_databases
+from services.devstack.files import SUPERUSER, remember_databases, remote_database_url
 from services.devstack.keys import ENSEMBLE, LOOK_S, ZOOKEEPER, Keys
 from services.devstack.options import POSTGRESQL
 from services.devstack.state import INTERFACES
@@ -41,9 +43,8 @@ from services.devstack.zookeeper_tree import digest
 from services.kernel.clock import Clock, SystemClock
 from services.runtime.database.pgpass import Roles
 
-#: Where the containers find the server.
-_POSTGRES = "postgres"
-_SERVER = f"{_POSTGRES}:5432"
+#: Where the containers find the servers of PostgreSQL.
+_PORT = 5432
 _TREE = "tree"
 #: Of files that another user has to read; only the container of that user mounts the volume.
 _FOREIGN = 0o644
@@ -58,12 +59,22 @@ class SecretDistributor:
         root: Where the readers' folders are.
         services: How many instances of each there are; of an instance `order-1` the service is `order`.
         ensemble: The servers of ZooKeeper.
+        databases: The servers of PostgreSQL.
     """
 
-    def __init__(self, root: Path, services: Mapping[str, int], clock: Clock, *, ensemble: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        services: Mapping[str, int],
+        clock: Clock,
+        *,
+        ensemble: Sequence[str] = (),
+        databases: Sequence[str] = ("postgres",),
+    ) -> None:
         self._root = root
         self._services = dict(services)
         self._ensemble = tuple(ensemble)
+        self._databases = tuple(databases)
         self._keys = Keys(root / "operator", clock)
 
     def distribute(self) -> None:
@@ -79,9 +90,14 @@ class SecretDistributor:
                 self._keys.certify(service, f"{service}-{number}")
             self._write(service, "pgpass", passfiles[roles.user])
             self._write(f"{service}-owner", "pgpass", passfiles[roles.owner])
-            parameters = f"passfile={self._keys.passfile(roles.checker)}&sslrootcert={self._keys.ca_file(POSTGRESQL)}"
-            urls[service] = f"postgresql+asyncpg://{roles.checker}@{_SERVER}/{roles.database}?{parameters}"
-        self._keys.certify(POSTGRESQL, _POSTGRES)
+            parameters = {
+                "passfile": self._keys.passfile(roles.checker),
+                "sslrootcert": self._keys.ca_file(POSTGRESQL),
+            }
+            servers = [f"{server}:{_PORT}" for server in self._databases]
+            urls[service] = remote_database_url(servers, roles.checker, roles.database, parameters)
+        for server in self._databases:
+            self._keys.certify(POSTGRESQL, server)
         for server in self._ensemble:
             self._keys.certify(ZOOKEEPER, server)
             self._keys.certify(ENSEMBLE, server)
@@ -123,9 +139,7 @@ class SecretDistributor:
                 self._hand(service, file.name, file)
             for file in self._keys.identity_files(service):
                 self._hand(file.stem, "identity.pem", file)
-        (server,) = self._keys.identity_files(POSTGRESQL)
-        self._hand(_POSTGRES, "server.pem", server, mode=_FOREIGN)
-        for service, name in ((ZOOKEEPER, "server.pem"), (ENSEMBLE, "quorum.pem")):
+        for service, name in ((POSTGRESQL, "server.pem"), (ZOOKEEPER, "server.pem"), (ENSEMBLE, "quorum.pem")):
             for file in self._keys.identity_files(service):
                 self._hand(file.stem.removesuffix(f"-{ENSEMBLE}"), name, file, mode=_FOREIGN)
 
@@ -138,6 +152,8 @@ class SecretDistributor:
             yield service, "outside-ca.pem", self._keys.outside_ca_file(service)
             yield service, "verify.jwks", self._keys.verify_file(service)
             yield service, "revoked.json", self._keys.revoked_file
+        for server in self._databases:
+            yield server, "ca.pem", database
         for server in self._ensemble:
             yield server, "ca.pem", self._keys.ca_file(ZOOKEEPER)
             yield server, "quorum-ca.pem", self._keys.ca_file(ENSEMBLE)
@@ -158,7 +174,7 @@ class SecretDistributor:
         write_whole(folder / name, content, mode=mode)
 
     def _mode(self, reader: str) -> int:
-        return _FOREIGN if reader in (_POSTGRES, *self._ensemble) else 0o600
+        return _FOREIGN if reader in (*self._databases, *self._ensemble) else 0o600
 
 
 async def _keep(distributor: SecretDistributor) -> None:
@@ -188,9 +204,12 @@ def main() -> None:
     parser.add_argument("services", nargs="+", metavar="SERVICE[=INSTANCES]", type=_counted)
     parser.add_argument("--ready", type=Path, required=True, help="file that is made when all has been handed out")
     parser.add_argument("--ensemble", default="", help="the servers of ZooKeeper, like zoo1,zoo2,zoo3")
+    parser.add_argument("--databases", default="postgres", help="the servers of PostgreSQL; [default: %(default)s]")
     given = parser.parse_args()
-    servers = list(filter(None, given.ensemble.split(",")))
-    distributor = SecretDistributor(given.root, dict(given.services), SystemClock(), ensemble=servers)
+    ensemble, databases = (list(filter(None, each.split(","))) for each in (given.ensemble, given.databases))
+    distributor = SecretDistributor(
+        given.root, dict(given.services), SystemClock(), ensemble=ensemble, databases=databases
+    )
     distributor.distribute()
     given.ready.touch()
     asyncio.run(_keep(distributor))

@@ -1,6 +1,8 @@
 """The directories in ZooKeeper, and who may do what in them. Made by the operator, at every start.
 
-    python -m services.devstack.zookeeper_tree --zookeeper HOSTS FOLDER    FOLDER has ca.pem, and a file for each user
+    python -m services.devstack.zookeeper_tree --zookeeper HOSTS [--replicas SERVER,SERVER] FOLDER
+
+FOLDER has ca.pem, and a file for each user.
 
 | directory | who may create and delete in it | who may read it |
 |---|---|---|
@@ -9,6 +11,9 @@
 | `/dubbo/<interface>/consumers` | every service | every client |
 | `/countinghouse` | every service creates the first generation | every service |
 | `/countinghouse/locks` and below | the payment service | the payment service |
+| `/patroni` and below, with `--replicas` | the PostgreSQL servers | the PostgreSQL servers |
+
+A PostgreSQL server shows ZooKeeper its certificate, and is known by the common name in it.
 
 The operator is ZooKeeper's superuser, whom no list stops. A client needs no user: it reaches the port, and believes the
 authority. What an earlier release has left, open to all, gets the list that it would get today.
@@ -37,6 +42,8 @@ from services.runtime.zookeeper_security import READABLE, secured_for_operator
 _TIMEOUT_S = 20.0
 _PAUSE_S = 0.2
 _COUNTINGHOUSE: Final = GENERATION_PATH.rpartition("/")[0]
+#: Where Patroni keeps who the primary is (`namespace` in deploy/postgres/patroni.yml).
+_PATRONI: Final = "/patroni"
 #: ZooKeeper's own, where it lets every client set limits for others.
 _RESERVED: Final = ("/zookeeper", "/zookeeper/quota")
 _FILL: Final = Permissions.READ | Permissions.CREATE | Permissions.DELETE
@@ -48,18 +55,19 @@ def digest(user: str) -> str:
     return str(make_digest_acl_credential(name, password))
 
 
-async def prepare(session: Session, users: Mapping[str, str]) -> None:
+async def prepare(session: Session, users: Mapping[str, str], replicas: Sequence[str] = ()) -> None:
     """Make the directories that are missing, and set the list of everything, whatever it was before.
 
     Args:
         session: Of the superuser.
         users: `name:password` of the user of each service.
+        replicas: The common names of the PostgreSQL servers under Patroni.
 
     Raises:
         Unavailable: ZooKeeper is away.
     """
     deadline = Deadline.after(_TIMEOUT_S)
-    directories = _directories(users)
+    directories = _directories(users, replicas)
     for path in directories:
         await session.ensure_path(path, timeout_s=deadline.remaining_s() or 0.0)
     # From the top, and each level before the one below is looked at: what is added meanwhile is seen.
@@ -99,23 +107,28 @@ async def _levels(session: Session, deadline: Deadline) -> AsyncIterator[list[st
 
 
 async def prepare_as_superuser(
-    address: str, ca_file: Path, user_file: Callable[[str], Path], timeout_s: float = _TIMEOUT_S
+    address: str,
+    ca_file: Path,
+    user_file: Callable[[str], Path],
+    timeout_s: float = _TIMEOUT_S,
+    replicas: Sequence[str] = (),
 ) -> None:
     """Prepare the ensemble at an address; raises as `prepare`, but tries again after a connection that dropped.
 
     Args:
         ca_file: The authorities of its servers.
         user_file: Returns the file of a user, `name:password`.
+        replicas: As `prepare`.
         timeout_s: How long it may take, the wait until the ensemble answers included.
     """
     users = {service: user_file(service).read_text().strip() for service in INTERFACES}
-    security = replace(secured_for_operator(ca_file, user_file(SUPERUSER)), acls=lists_at_creation(users))
+    security = replace(secured_for_operator(ca_file, user_file(SUPERUSER)), acls=lists_at_creation(users, replicas))
     async with Session(address, name="operator", security=security) as session:
         deadline = Deadline.after(timeout_s)
         while True:
             await session.wait_connected(deadline.remaining_s() or 0.0)
             try:
-                await prepare(session, users)
+                await prepare(session, users, replicas)
             except Unavailable:
                 if deadline.expired():
                     raise
@@ -124,16 +137,16 @@ async def prepare_as_superuser(
                 return
 
 
-def lists_at_creation(users: Mapping[str, str]) -> dict[str, Sequence[ACL]]:
+def lists_at_creation(users: Mapping[str, str], replicas: Sequence[str] = ()) -> dict[str, Sequence[ACL]]:
     """Return with which list each directory is to be created, the deepest first, as `Security.acls` takes them.
 
     A service that starts meanwhile finds a directory with its rights, or none, and never one that is closed to it.
     """
-    directories = _directories(users)
+    directories = _directories(users, replicas)
     return {path: directories[path] for path in sorted(directories, key=len, reverse=True)}
 
 
-def _directories(users: Mapping[str, str]) -> dict[str, Sequence[ACL]]:
+def _directories(users: Mapping[str, str], replicas: Sequence[str]) -> dict[str, Sequence[ACL]]:
     ids = {service: Id("digest", digest(user)) for service, user in users.items()}
     found: dict[str, Sequence[ACL]] = {DEFAULT_ROOT: READABLE}
     for service, interface in INTERFACES.items():
@@ -145,6 +158,8 @@ def _directories(users: Mapping[str, str]) -> dict[str, Sequence[ACL]]:
     # Only the operator may delete the generation: without it the ensemble looks new.
     found[_COUNTINGHOUSE] = [ACL(Permissions.READ | Permissions.CREATE, each) for each in ids.values()]
     found[LOCKS_ROOT] = [ACL(Permissions.ALL, ids["payment"])]
+    if replicas:
+        found[_PATRONI] = [ACL(Permissions.ALL, Id("x509", f"CN={name}")) for name in replicas]
     return found
 
 
@@ -171,8 +186,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.devstack.zookeeper_tree", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="where ca.pem is, and a file for each user")
     parser.add_argument("--zookeeper", required=True, help="host:port,host:port")
+    parser.add_argument("--replicas", default="", help="the PostgreSQL servers under Patroni, like postgres1,postgres2")
     given = parser.parse_args()
-    asyncio.run(prepare_as_superuser(given.zookeeper, given.folder / "ca.pem", given.folder.joinpath))
+    replicas = list(filter(None, given.replicas.split(",")))
+    folder = given.folder
+    asyncio.run(prepare_as_superuser(given.zookeeper, folder / "ca.pem", folder.joinpath, replicas=replicas))
 
 
 if __name__ == "__main__":

@@ -152,6 +152,8 @@ async def test_commands_find_the_books(harness: Harness) -> None:
     newest = sorted(Path(ledger.__file__).parent.glob("migrations/versions/[0-9]*.py"))[-1].name.partition("_")[0]
     assert f"countinghouse_ledger revision {newest}" in found["ledger database"]["detail"]
     assert "payment 1" in found["generation"]["detail"]
+    assert found["clocks"]["ok"]
+    assert all(f"the {service} database" in found["clocks"]["detail"] for service in ("order", "payment", "ledger"))
 
 
 async def test_killed_server_comes_back_and_every_order_is_settled_once(harness: Harness) -> None:

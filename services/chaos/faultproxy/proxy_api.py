@@ -20,7 +20,6 @@ import socket
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-import uvicorn
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -41,6 +40,7 @@ from services.kernel.errors import (
     NotFound,
     Unavailable,
 )
+from services.runtime.http_server import serve_http
 
 #: The toxiproxy version whose API this is; clients ask for it.
 VERSION: Final = "2.12.0"
@@ -75,26 +75,7 @@ async def serve(proxies: Proxies, listening: socket.socket, stop: asyncio.Event)
     Args:
         listening: A bound socket; it is closed at the end.
     """
-    config = uvicorn.Config(
-        make_app(proxies),
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MAX_REQUESTS,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopped.cancel()
-        server.should_exit = True
-        await serving
+    await serve_http(make_app(proxies), listening, stop, max_requests=MAX_REQUESTS, drain_s=_DRAIN_S)
 
 
 def parse_proxies(text: bytes) -> list[ProxyFields]:

@@ -1,6 +1,6 @@
 """The deployment of deploy/ as a target: containers are killed, paused and cut off from their networks.
 
-    the host ──▶ published ports ──▶ payment-1, payment-2, order-1, … acquirer ──▶ zoo1–3, postgres
+    the host ──▶ published ports ──▶ payment-1, payment-2, order-1, … acquirer ──▶ zoo1–3, postgres or postgres1–3
 
 It starts a deployment with a project name, ports and addresses of its own, so that one that runs already is not
 touched, and removes all of it in the end. Docker does not restart a container that was killed by hand: that is done
@@ -13,10 +13,9 @@ is killed or paused from outside.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +28,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordination.session.security import Security
 from services.chaos.acquirer_log import read_acquirer_log
-from services.chaos.targets.target import ACQUIRER
+from services.chaos.targets.docker import DOCKER_TIMEOUT_S, Docker, until
+from services.chaos.targets.replicas import REPLICAS, PatroniReplicas
+from services.chaos.targets.target import ACQUIRER, Replicas
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
@@ -47,6 +48,7 @@ from services.testkit.waiting import NotBroughtAbout
 
 DEPLOY: Final = Path(__file__).parents[3] / "deploy"
 _FILES: Final = ("docker-compose.yml", "docker-compose.chaos.yml")
+_REPLICATED: Final = "docker-compose.ha.yml"
 _HOST: Final = "127.0.0.1"
 _SERVERS: Final = ("zoo1", "zoo2", "zoo3")
 _INSTANCES: Final = ("order-1", "order-2", "payment-1", "payment-2", "ledger-1", "ledger-2", ACQUIRER)
@@ -59,12 +61,12 @@ PORTS: Final[Mapping[str, str]] = dict(
         strict=True,
     )
 )
+#: The same of docker-compose.ha.yml, whose postgres1 has the port of the one server.
+REPLICA_PORTS: Final[Mapping[str, str]] = dict(zip(REPLICAS, ("32", "33", "34"), strict=True))
 _DIGITS: Final = range(190, 250)
 _UP_TIMEOUT_S: Final = 480.0
-_DOCKER_TIMEOUT_S: Final = 60.0
 _SERVE_WITHIN_S: Final = 60.0
 _STOP_S: Final = 8
-_PAUSE_TRIES: Final = 5
 _LOOK_S: Final = 0.1
 
 
@@ -75,11 +77,13 @@ class ComposeOptions:
     Args:
         data: A folder for the containers' logs.
         project: The name of compose's project.
+        replicated: With three PostgreSQL servers under Patroni instead of one.
     """
 
     data: Path
     project: str = f"countinghouse-chaos-{os.getpid()}"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    replicated: bool = False
 
 
 class ComposeTarget:
@@ -89,7 +93,6 @@ class ComposeTarget:
     instances: tuple[str, ...] = _INSTANCES
     session_timeout_s = 4.0  # as in docker-compose.chaos.yml
     holds_at_failpoints = True
-    has_postgresql = True
     links: tuple[str, ...] = ()
     shiftable_clocks: tuple[str, ...] = ()
     dialer: Callable[..., Dialer]
@@ -100,12 +103,14 @@ class ComposeTarget:
         self._resources = ExitStack()
         digits = free_digits()
         self._ports = {container: int(f"{digits}{ending}") for container, ending in PORTS.items()}
-        self._environment = {**options.environment, **named(options.project, digits), "COMPOSE_ANSI": "never"}
-        self._docker = _Docker(options.project, self._environment)
+        meant = named(options.project, digits, replicated=options.replicated)
+        self._environment = {**options.environment, **meant, "COMPOSE_ANSI": "never"}
+        self._docker = Docker(options.project, self._environment)
+        self.has_postgresql = not options.replicated
+        self.replicas: Replicas | None = PatroniReplicas(self._docker) if options.replicated else None
         self.zookeeper = ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
         self._logs = options.data / "containers.log"
         self._data = Path()
-        self._addresses: dict[str, dict[str, str]] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -144,7 +149,7 @@ class ComposeTarget:
     # ---- containers ------------------------------------------------------------------------------------
 
     async def kill(self, instance: str) -> None:
-        await self._docker.run("kill", self._docker.container(instance))
+        await self._docker.kill(instance)
         await self._docker.start(instance)
 
     async def terminate(self, instance: str) -> None:
@@ -152,20 +157,13 @@ class ComposeTarget:
         await self._docker.start(instance)
 
     async def pause(self, name: str) -> None:
-        """See `Target`. A busy container may need more than one try."""
-        for _ in range(_PAUSE_TRIES):
-            with suppress(NotBroughtAbout):
-                await self._docker.run("pause", self._docker.container(name))
-            if await self.is_paused(name):
-                return
-        raise NotBroughtAbout(f"{name} cannot be paused")
+        await self._docker.pause(name)
 
     async def resume(self, name: str) -> None:
-        if await self.is_paused(name):
-            await self._docker.run("unpause", self._docker.container(name))
+        await self._docker.resume(name)
 
     async def is_paused(self, instance: str) -> bool:
-        return bool((await self._docker.inspect(instance))["State"]["Paused"])
+        return await self._docker.is_paused(instance)
 
     async def wait_serving(self, instance: str) -> None:
         service = instance.partition("-")[0]
@@ -192,14 +190,14 @@ class ComposeTarget:
         return dict(zip(_SERVERS, modes, strict=True))
 
     async def kill_server(self, server: str) -> None:
-        await self._docker.run("kill", self._docker.container(server))
+        await self._docker.kill(server)
 
     async def start_server(self, server: str) -> None:
         await self._docker.start(server)
         running = [(await self._docker.inspect(each))["State"]["Running"] for each in _SERVERS]
         if sum(running) * 2 > len(_SERVERS):
             address = f"{_HOST}:{self._ports[server]}"
-            await _until(lambda: zookeeper.mode(address, ca_file(self._data)), f"{server} does not serve again")
+            await until(lambda: zookeeper.mode(address, ca_file(self._data)), f"{server} does not serve again")
 
     async def stop_postgresql(self, *, fast: bool) -> None:
         how = ("stop", "--time", "30") if fast else ("kill",)
@@ -207,7 +205,7 @@ class ComposeTarget:
 
     async def start_postgresql(self) -> None:
         await self._docker.start(_POSTGRESQL)
-        await _until(self._postgresql_answers, "PostgreSQL does not answer again")
+        await until(self._postgresql_answers, "PostgreSQL does not answer again")
 
     # ---- links -----------------------------------------------------------------------------------------
 
@@ -216,23 +214,16 @@ class ComposeTarget:
 
     async def cut(self, link: str) -> None:
         """Disconnect the instance from its networks, also if only its link to ZooKeeper is named."""
-        instance = link.rpartition("/")[2]
-        addresses = self._addresses.setdefault(instance, {})
-        for network, address in (await self._docker.networks(instance)).items():
-            addresses[network] = address
-            await self._docker.run("network", "disconnect", network, self._docker.container(instance))
+        await self._docker.disconnect(link.rpartition("/")[2])
 
     async def affected_connections(self, link: str) -> int:
         raise NotBroughtAbout(f"no proxy counts the connections of {link}")
 
     async def heal(self, link: str) -> None:
-        """See `Target`. The instance gets its own addresses again."""
+        """See `Target`. The instance gets its own addresses again, or registers anew under the ones it gets."""
         instance = link.rpartition("/")[2]
-        container, connected = self._docker.container(instance), await self._docker.networks(instance)
-        for network, address in self._addresses.get(instance, {}).items():
-            if network not in connected:
-                place = ("--ip", address, "--alias", service_name(instance))
-                await self._docker.run("network", "connect", *place, network, container)
+        if not await self._docker.reconnect(instance):
+            await self._docker.restart(instance)
 
     async def shift_clock(self, instance: str, by_s: float) -> None:
         raise NotBroughtAbout(f"the clock of {instance} cannot be shifted by {by_s} s: containers share the host's")
@@ -250,101 +241,22 @@ class ComposeTarget:
         """Remove everything of the deployment but the logs of its containers."""
         self._resources.close()
         with suppress(StackRefused, OSError):
-            logs = await self._docker.compose("logs", "--no-color", "--timestamps", timeout_s=_DOCKER_TIMEOUT_S)
+            logs = await self._docker.compose("logs", "--no-color", "--timestamps", timeout_s=DOCKER_TIMEOUT_S)
             self._logs.write_text(logs, encoding="utf-8")
         await self._docker.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", timeout_s=_UP_TIMEOUT_S)
 
 
-class _Docker:
-    """Runs docker for the containers of one project."""
-
-    def __init__(self, project: str, environment: Mapping[str, str]) -> None:
-        self._project = project
-        self._environment = environment
-
-    def container(self, name: str) -> str:
-        """Return the name of an instance's or a server's container."""
-        return f"{self._project}-{service_name(name)}-1"
-
-    async def start(self, name: str) -> None:
-        """Start a container that is down. Harmless if it runs."""
-        await self.run("start", self.container(name))
-
-    async def inspect(self, name: str) -> dict[str, Any]:
-        """Return what docker says of a container."""
-        (found,) = json.loads(await self.run("inspect", self.container(name)))
-        return dict(found)
-
-    async def networks(self, name: str) -> dict[str, str]:
-        """Return the networks that a container is in, and its address in each."""
-        networks = (await self.inspect(name))["NetworkSettings"]["Networks"]
-        return {network: str(each["IPAddress"]) for network, each in networks.items()}
-
-    async def compose(self, *arguments: str, timeout_s: float) -> str:
-        """Run docker compose on the deployment; return what it printed.
-
-        Raises:
-            StackRefused: DOCKER_FAILED.
-        """
-        try:
-            return await self.run("compose", *arguments, timeout_s=timeout_s)
-        except NotBroughtAbout as error:
-            raise StackRefused("DOCKER_FAILED", str(error)) from error
-
-    async def run(self, *arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> str:
-        """Run docker; return what it printed.
-
-        Raises:
-            NotBroughtAbout: It failed, or took too long.
-        """
-        command = f"docker {' '.join(arguments[:2])}"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *("docker", *arguments),
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as error:
-            raise NotBroughtAbout(f"{command} cannot be run: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(timeout_s):
-                printed, errors = await process.communicate()
-        except TimeoutError:
-            raise NotBroughtAbout(f"{command} took more than {timeout_s:.0f} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode != 0:
-            words = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-            raise NotBroughtAbout(f"{command} failed: {words[-1]}")
-        return printed.decode(errors="replace")
-
-
-async def _until(condition: Callable[[], Awaitable[object]], otherwise: str) -> None:
-    try:
-        async with asyncio.timeout(_DOCKER_TIMEOUT_S):
-            while not await condition():  # noqa: ASYNC110  another process
-                await asyncio.sleep(_LOOK_S)
-    except TimeoutError:
-        raise NotBroughtAbout(otherwise) from None
-
-
-def service_name(name: str) -> str:
-    """Return an instance's name in docker-compose.yml."""
-    return "acquirer" if name == ACQUIRER else name
-
-
-def named(project: str, digits: int) -> dict[str, str]:
+def named(project: str, digits: int, *, replicated: bool = False) -> dict[str, str]:
     """Return the environment in which docker compose means one deployment of its own, with failpoints.
 
     Args:
         digits: Its ports begin with them.
+        replicated: As in `ComposeOptions`.
     """
+    files = (*_FILES, _REPLICATED) if replicated else _FILES
     return {
         "COMPOSE_PROJECT_NAME": project,
-        "COMPOSE_FILE": os.pathsep.join(str(DEPLOY / name) for name in _FILES),
+        "COMPOSE_FILE": os.pathsep.join(str(DEPLOY / name) for name in files),
         "COUNTINGHOUSE_PORTS": str(digits),
         "COUNTINGHOUSE_SUBNETS": f"10.{digits}",
     }
@@ -359,7 +271,7 @@ def free_digits() -> int:
     for digits in _DIGITS:
         try:
             with ExitStack() as held:
-                for ending in PORTS.values():
+                for ending in {*PORTS.values(), *REPLICA_PORTS.values()}:
                     held.enter_context(socket.create_server((_HOST, int(f"{digits}{ending}"))))
         except OSError:
             continue

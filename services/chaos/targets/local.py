@@ -25,7 +25,7 @@ import psutil
 from coordination.session.security import Security
 from services.chaos.acquirer_log import read_acquirer_log
 from services.chaos.faultproxy.proxy import HOST, Proxy, Stream, Toxic
-from services.chaos.targets.target import ACQUIRER
+from services.chaos.targets.target import ACQUIRER, Replicas
 from services.checker.acquirer_log import AcquirerLog
 from services.checker.snapshot import ACQUIRER as ACQUIRER_DATABASE
 from services.checker.snapshot import SERVICES
@@ -88,6 +88,7 @@ class LocalTarget:
     links = instances
     dialer: Callable[..., Dialer]
     zookeeper_security: Callable[[], Security]
+    replicas: Replicas | None = None
     zookeeper: str
     _ensemble: ZooKeeperEnsemble
     _stack: Stack

@@ -1,8 +1,8 @@
 """A target: one running deployment that faults are injected into.
 
 `local` is the embedded stack with an ensemble of three, PostgreSQL, an acquirer and a proxy in front of each process;
-`compose` is the deployment of deploy/. `links`, `has_postgresql` and `shiftable_clocks` say what a target lacks. Each
-method returns only when its effect was observed: a fault that was not observed was not injected.
+`compose` is the deployment of deploy/. `links`, `has_postgresql`, `replicas` and `shiftable_clocks` say what a target
+lacks. Each method returns only when its effect was observed: a fault that was not observed was not injected.
 """
 
 from __future__ import annotations
@@ -19,6 +19,46 @@ from services.runtime.grpc.tls import Dialer
 ACQUIRER: Final = "acquirer-1"
 
 
+class Replicas(Protocol):
+    """PostgreSQL servers, one of which is the primary."""
+
+    async def primary(self, *, besides: str = "") -> str:
+        """Return the primary, once there is one.
+
+        Args:
+            besides: A server that is not meant, whatever it says of itself.
+
+        Raises:
+            NotBroughtAbout: There is none in time.
+        """
+
+    async def replica(self) -> str:
+        """Return a server for which the primary waits.
+
+        Raises:
+            NotBroughtAbout: There is none.
+        """
+
+    async def kill(self, name: str) -> None:
+        """Send SIGKILL to a server and what supervises it; both stay down."""
+
+    async def freeze(self, name: str) -> None:
+        """Pause a server and what supervises it."""
+
+    async def cut_off(self, name: str) -> None:
+        """Keep a server from ZooKeeper and the other servers. Clients reach it."""
+
+    async def switch_over(self, primary: str) -> None:
+        """Have a primary give its place to another server."""
+
+    async def recover(self, name: str) -> None:
+        """Undo whatever was done to a server; return when every server follows the primary.
+
+        Raises:
+            NotBroughtAbout: They do not in time.
+        """
+
+
 class Target(Protocol):
     """One running deployment.
 
@@ -29,7 +69,8 @@ class Target(Protocol):
         session_timeout_s: How long an instance that has died or is frozen keeps its locks.
         holds_at_failpoints: Whether a failpoint can only hold a process, which is then killed or paused from outside.
         links: The instances behind a proxy: toxics can be added to their connections.
-        has_postgresql: Whether its database is a PostgreSQL server.
+        has_postgresql: Whether its database is one PostgreSQL server.
+        replicas: The PostgreSQL servers, if there are several.
         shiftable_clocks: The instances whose wall clock can be shifted.
         dialer: Returns what connects to the services, or with `outside=True` to the acquirer.
         zookeeper_security: Returns how a session comes to ZooKeeper.
@@ -42,6 +83,7 @@ class Target(Protocol):
     holds_at_failpoints: bool
     links: tuple[str, ...]
     has_postgresql: bool
+    replicas: Replicas | None
     shiftable_clocks: tuple[str, ...]
     dialer: Callable[..., Dialer]
     zookeeper_security: Callable[[], Security]

@@ -24,6 +24,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+import asyncpg
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -223,6 +224,8 @@ def _withhold(error: BaseException, state: str) -> None:
 def _reason(original: BaseException | None) -> str:
     if isinstance(original, sqlite3.OperationalError):
         return _SQLITE.get(_sqlite_code(original), "")
+    if isinstance(original, asyncpg.TargetServerAttributeNotMatched):
+        return AWAY  # all servers that answer are replicas
     state = sqlstate_of(original)
     return next((reason for beginning, reason in _SQLSTATES.items() if state.startswith(beginning)), "")
 

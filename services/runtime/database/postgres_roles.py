@@ -21,14 +21,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import URL, inspect, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from services.kernel.errors import CountinghouseError
 from services.runtime.database.database import Database
 from services.runtime.database.errors import said
 from services.runtime.database.migrations import ADVISORY_LOCK
@@ -38,6 +39,8 @@ from services.runtime.database.postgresql_tls import ServerTls
 #: What the tables of Alembic and their like are to the service: read-only.
 _LOOKED_AT = ("alembic_version",)
 _CONNECT_TIMEOUT_S = 10.0
+_PRIMARY_WITHIN_S = 90.0
+_LOOK_S = 0.5
 
 
 async def prepare(server: URL, house: str, services: Iterable[str], passwords: Mapping[str, str]) -> None:
@@ -92,6 +95,24 @@ async def grant(database: Database, append_only: Iterable[str], *, user: str, ch
     await database.change_schema(step)
 
 
+async def primary_of(servers: Sequence[URL], within_s: float = _PRIMARY_WITHIN_S) -> URL:
+    """Return the server that is the primary, once one is.
+
+    Raises:
+        CountinghouseError: DATABASE_NO_PRIMARY: none was, for so many seconds.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while True:
+                for server in servers:
+                    with suppress(OSError, SQLAlchemyError):
+                        async with _administrating(server) as connection:
+                            if not (await connection.execute(text("SELECT pg_is_in_recovery()"))).scalar_one():
+                                return server
+                await asyncio.sleep(_LOOK_S)
+    raise CountinghouseError("DATABASE_NO_PRIMARY", f"none of {len(servers)} servers is the primary; see their logs")
+
+
 async def _make_role(connection: AsyncConnection, name: str, password: str | None) -> None:
     if not await _found(connection, "SELECT 1 FROM pg_roles WHERE rolname = :name", name):
         await _say(connection, "CREATE ROLE %I", name)
@@ -136,21 +157,33 @@ async def _say(connection: AsyncConnection, statement: str, *names: str) -> None
 
 
 def main() -> None:
-    """`python -m services.runtime.database.postgres_roles --server URL --passfile FILE SERVICE…`: as `prepare`."""
+    """`python -m services.runtime.database.postgres_roles --server URL --passfile FILE SERVICE…`: as `prepare`.
+
+    With several `--server`, on the one of them that is the primary.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m services.runtime.database.postgres_roles", description=prepare.__doc__
     )
-    parser.add_argument("--server", required=True, help="postgresql+asyncpg://superuser@host/postgres")
+    parser.add_argument(
+        "--server", required=True, action="append", help="postgresql+asyncpg://superuser@host/postgres; may be repeated"
+    )
     parser.add_argument("--passfile", required=True, type=Path, help="the password of each role, as in ~/.pgpass")
     parser.add_argument("--house", default="countinghouse", help="what all names begin with")
     parser.add_argument("services", nargs="+", metavar="SERVICE")
     given = parser.parse_args()
     try:
         passwords = passwords_in(given.passfile.read_text())
-        asyncio.run(prepare(make_url(given.server), given.house, given.services, passwords))
-    except (OSError, SQLAlchemyError) as error:
+        asyncio.run(_prepare_primary(list(map(make_url, given.server)), given.house, given.services, passwords))
+    except (OSError, SQLAlchemyError, CountinghouseError) as error:
         print(f"roles: {said(error)}", file=sys.stderr)  # noqa: T201  the last line of a program
         raise SystemExit(1) from error
+
+
+async def _prepare_primary(
+    servers: Sequence[URL], house: str, services: Iterable[str], passwords: Mapping[str, str]
+) -> None:
+    server = await primary_of(servers) if len(servers) > 1 else servers[0]
+    await prepare(server, house, services, passwords)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ How long things may last, each bounded by `timeout_s` (settings: statement_timeo
     any other command                        asyncpg's command_timeout, the same   ours
 
 A connection that broke before COMMIT was sent leaves nothing behind, so its step may run again. From the moment COMMIT
-has been sent until its answer is there, the step's outcome is unknown: `CommitUnanswered`.
+has been sent until its answer is there, the step's outcome is unknown: `CommitUnanswered`. A COMMIT is never cancelled
+on the server: it may wait for a replica, and a cancelled one stands without that, and can be read.
+
+A URL may name several servers, of which one is the primary (`postgresql_servers.py`).
 
 The password is not in the URL: `?passfile=…` names a file in the form of ~/.pgpass, read anew for each connection, so
 that a password can be changed without a restart. `?sslrootcert=…` asks for TLS (`postgresql_tls.py`).
@@ -33,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from services.runtime.database.errors import CommitUnanswered, is_answered, wrapped
+from services.runtime.database.postgresql_servers import Servers
 from services.runtime.database.postgresql_tls import ServerTls
 from services.runtime.database.statements import CompiledStatement, Statements
 from services.runtime.database.transaction import Parameters, Rows, Transaction
@@ -69,11 +73,15 @@ class PostgresqlBackend:
         limits = {"server_settings": settings, "timeout": timeout_s, "command_timeout": self._step_s}
         self._tls = ServerTls(url)
         url = self._tls.url
+        several = isinstance(url.query.get("host"), tuple)
+        if several:
+            limits["target_session_attrs"] = "primary"
         self._engine = create_async_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=limits)
         self.sync_engine: Engine = self._engine.sync_engine
         self._tls.secure(self.sync_engine)
         self._statements = Statements(self.sync_engine.dialect)
         self._connect_with = {**self.sync_engine.dialect.create_connect_args(url)[1], **limits}
+        self._servers = Servers(self._connect_with["host"], self._connect_with["port"]) if several else None
         self._size = pool
         self._pool: Any = None
         self._opening = asyncio.Lock()
@@ -163,9 +171,11 @@ class PostgresqlBackend:
             if isinstance(error, asyncpg.InternalClientError) and not _is_closed(connection):
                 connection.terminate()  # it was lent half open, by a server that was killed
             raise wrapped(error, invalidated=_is_closed(connection)) from error
-        except (TimeoutError, CommitUnanswered, asyncio.CancelledError):
+        except (TimeoutError, CommitUnanswered, asyncio.CancelledError) as error:
             if not _is_closed(connection):
-                connection.terminate()
+                connection.terminate()  # before the driver asks the server to cancel, also a COMMIT
+            if self._servers is not None and not isinstance(error, asyncio.CancelledError):
+                await pool.expire_connections()  # the others may be to the same server, and it may be frozen
             raise
         finally:
             await self._give_back(connection)
@@ -193,7 +203,12 @@ class PostgresqlBackend:
         return self._pool
 
     async def _connect(self, *arguments: Any, **options: Any) -> Any:
-        return await asyncpg.connect(*arguments, **(options | self._tls.connect_args()))
+        options |= self._tls.connect_args()
+        if self._servers is None:
+            return await asyncpg.connect(*arguments, **options)
+        return await self._servers.connect(
+            lambda host, port: asyncpg.connect(*arguments, **options | {"host": host, "port": port})
+        )
 
 
 class _Transaction:

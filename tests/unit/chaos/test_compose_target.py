@@ -24,7 +24,10 @@ cd "$(dirname "$0")"
 echo "$*" >> asked
 case "$1 $2" in
   "network disconnect") sed -i "/$3/d" networks ;;
-  "network connect") printf '%s %s\\n' "$7" "$4" >> networks ;;
+  "network connect")
+    [ "$3" = --ip ] || { printf '%s 10.190.7.7\\n' "$5" >> networks; exit 0; }
+    [ "$4" != "$(cat taken 2>/dev/null)" ] || { echo "Error response from daemon: Address already in use" >&2; exit 1; }
+    printf '%s %s\\n' "$7" "$4" >> networks ;;
   exec*) echo again >> tries; [ "$(wc -l < tries)" -ge 3 ] || exit 2 ;;
   kill*) echo "Error response from daemon: no such container" >&2; exit 1 ;;
   pause*) echo again >> pauses; [ "$(wc -l < pauses)" -ge 2 ] || exit 1 ;;
@@ -74,6 +77,19 @@ async def test_instance_that_was_cut_off_gets_its_own_addresses_again(target: Co
     ]
 
 
+async def test_instance_whose_address_another_has_is_started_again(target: ComposeTarget, tmp_path: Path) -> None:
+    """It registers under the one that it gets."""
+    await target.cut("zookeeper/payment-1")
+    (tmp_path / "taken").write_text("10.190.0.9")
+    await target.heal("zookeeper/payment-1")
+    assert told(tmp_path, "network connect", "restart") == [
+        f"network connect --ip 10.190.0.9 --alias payment-1 chaos_coordination {PAYMENT}",
+        f"network connect --alias payment-1 chaos_coordination {PAYMENT}",
+        f"network connect --ip 10.190.1.7 --alias payment-1 chaos_data {PAYMENT}",
+        f"restart {PAYMENT}",
+    ]
+
+
 async def test_start_of_postgresql_returns_when_it_answers(target: ComposeTarget, tmp_path: Path) -> None:
     await target.start_postgresql()
     asked = f"exec {POSTGRESQL} pg_isready -q -h 127.0.0.1 -U postgres"
@@ -90,3 +106,26 @@ async def test_kill_that_docker_refuses_was_not_brought_about(target: ComposeTar
     with pytest.raises(NotBroughtAbout, match=f"docker kill {PAYMENT} failed: .*no such container"):
         await target.kill("payment-1")
     assert told(tmp_path, "start") == []
+
+
+async def test_primary_that_is_cut_off_keeps_the_network_of_its_clients(tmp_path: Path, target: ComposeTarget) -> None:
+    """So what it acknowledges meanwhile would be lost. It gets its address between the servers again."""
+    del target  # the stand-in
+    (tmp_path / "networks").write_text("chaos_coordination 10.190.0.9\nchaos_data 10.190.1.7\n")
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    replicated = ComposeTarget(ComposeOptions(tmp_path, PROJECT, environment, replicated=True), SystemClock())
+    assert replicated.replicas is not None
+    await replicated.replicas.cut_off("postgres2")
+    assert told(tmp_path, "network") == [f"network disconnect chaos_coordination {PROJECT}-postgres2-1"]
+
+
+def test_faults_of_the_primary_are_those_of_a_deployment_with_several_servers(tmp_path: Path) -> None:
+    """And those of the one server are not among them; a run of three minutes has room for all."""
+    replicated = ComposeTarget(ComposeOptions(tmp_path, PROJECT, {}, replicated=True), SystemClock())
+    one = ComposeTarget(ComposeOptions(tmp_path, PROJECT, {}), SystemClock())
+    of_several = {each.name for each in faults.available(replicated)} - {each.name for each in faults.available(one)}
+    assert of_several == {"primary-kill", "primary-freeze", "primary-cut-off", "switchover", "replica-freeze"}
+    assert not any(each.name.startswith("postgresql") for each in faults.available(replicated))
+    types = faults.available(replicated)
+    for seed in range(100):
+        assert {each.fault for each in make_plan(types, replicated, seed, 240.0)} == {each.name for each in types}

@@ -11,8 +11,7 @@ import pytest
 import typer
 
 from services.chaos.targets import local
-from services.cli.arguments import Where
-from services.cli.chaos import _numbers, _run_config, _target, app
+from services.cli.chaos import ChaosStack, _numbers, _run_config, _target, app
 
 PAGE = (Path(__file__).parents[2] / "chaos" / "FOUND.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"(?:`|^\$ )countinghouse chaos ([^`\n]+)", PAGE, re.M)
@@ -26,7 +25,7 @@ def test_command_of_found_has_a_plan(command: str, tmp_path: Path, monkeypatch: 
     group: Any = typer.main.get_command(app)
     given = group.commands[name].make_context(name, options).params
     seeds = [given["seed"]] if name == "run" else _numbers(given["seeds"])
-    target = _target(given.get("stack", Where.LOCAL), tmp_path, given["database"], ())
+    target = _target(given.get("stack", ChaosStack.LOCAL), tmp_path, given["database"], ())
     for seed in seeds:
         config = _run_config(target, seed, given["minutes"] * 60, given["faults"], given["sample"], 15.0, "")
         assert config.plan(target)

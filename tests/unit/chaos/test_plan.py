@@ -80,6 +80,7 @@ def test_plan_of_a_seed_of_before_is_still_the_same() -> None:
         instances = ("order-1", "order-2", "payment-1", "payment-2", "ledger-1", "ledger-2", "acquirer-1")
         links = instances
         has_postgresql = True
+        replicas = None
         shiftable_clocks = ("payment-2", "order-2")
 
     target = cast(Target, Local())

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordination.metrics import Metrics
 from coordination.session import Session, SessionState
+from services.chaos.targets.replicas import REPLICAS
 from services.devstack.authority import COPY_GOOD_S, LIFE_S
 from services.devstack.state import INTERFACES
 from services.runtime.grpc.credential_metrics import CredentialMetrics
@@ -38,6 +39,9 @@ def rules_of(file: str) -> dict[str, dict[str, Any]]:
 
 ALERTS = rules_of("alerts.yml")
 every_alert = pytest.mark.parametrize("name", ALERTS)
+#: Those of Patroni, whose metrics are not ours.
+OF_PATRONI = rules_of("alerts_ha.yml")
+every_rule = pytest.mark.parametrize("name", ALERTS | OF_PATRONI)
 
 
 def registered() -> CollectorRegistry:
@@ -63,18 +67,19 @@ def test_alert_names_metrics_that_a_service_shows(name: str) -> None:
     assert used - _OF_PROMETHEUS <= sample_names(registered())
 
 
-@every_alert
+@every_rule
 def test_alert_has_a_severity_and_says_what_to_do(name: str) -> None:
-    rule = ALERTS[name]
+    rule = (ALERTS | OF_PATRONI)[name]
     assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "description"}
     assert len(rule["annotations"]["description"]) > len(rule["annotations"]["summary"])
 
 
-@every_alert
+@every_rule
 def test_alert_is_tested(name: str) -> None:
-    assert f'alertname="{name}"' in (FOLDER / "alerts_test.yml").read_text()
+    file = "alerts_test.yml" if name in ALERTS else "alerts_ha_test.yml"
+    assert f'alertname="{name}"' in (FOLDER / file).read_text()
 
 
 def test_alert_selects_values_that_the_code_gives() -> None:
@@ -109,3 +114,12 @@ def test_prometheus_reads_every_instance_of_the_compose_file() -> None:
     assert sorted(targets) == [
         f"{name}:{SERVICES[name]['environment']['COUNTINGHOUSE_METRICS_PORT']}" for name in sorted(shown)
     ]
+
+
+def test_prometheus_of_the_replicated_deployment_reads_patroni_besides() -> None:
+    ours = yaml.safe_load((FOLDER / "prometheus_ha.yml").read_text())
+    theirs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    *jobs, patroni = ours["scrape_configs"]
+    assert jobs == theirs["scrape_configs"]
+    assert patroni["static_configs"] == [{"targets": [f"{name}:8008" for name in REPLICAS]}]
+    assert f'job="{patroni["job_name"]}"' in OF_PATRONI["ReplicaDown"]["expr"]

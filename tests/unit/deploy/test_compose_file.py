@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.chaos.targets.compose import PORTS, named, service_name
+from services.chaos.targets.compose import PORTS, named
+from services.chaos.targets.docker import service_name
 from services.devstack.state import ACQUIRER, INTERFACES
 from services.runtime.grpc.identity import server_name
 

@@ -74,7 +74,8 @@ def test_secrets_are_readable_by_their_reader_only(tmp_path: Path) -> None:
     operator = tmp_path / "operator"
     keys = operator / "keys"
     public = [operator, keys / "revoked.json"]
-    public += [tmp_path / "postgres", tmp_path / "postgres" / "server.pem"]  # of another user, alone in its volume
+    database = tmp_path / "postgres"  # of another user, alone in its volume
+    public += [database, database / "server.pem", database / "ca.pem"]
     public += [folder / name for folder in (keys, keys / "acquirer") for name in ("verify.jwks", "ca.pem")]
     for path in tmp_path.rglob("*"):
         if path not in public:
@@ -98,6 +99,24 @@ def test_server_of_zookeeper_gets_its_keys_and_no_password(tmp_path: Path) -> No
             assert (certificate.issuer == authority.subject) is ours
         for path in (folder, *folder.iterdir()):
             assert stat.S_IMODE(path.stat().st_mode) & 0o044, path  # another user's, alone in its volume
+
+
+def test_every_server_of_postgresql_gets_a_certificate_in_its_own_name(tmp_path: Path) -> None:
+    """By which ZooKeeper and the other servers know it; and the books are on whichever is the primary."""
+    databases = ("postgres1", "postgres2", "postgres3")
+    SecretDistributor(tmp_path, SERVICES, ManualClock(), ensemble=ENSEMBLE, databases=databases).distribute()
+    for name in databases:
+        folder = tmp_path / name
+        assert {each.name for each in folder.iterdir()} == {"server.pem", "ca.pem"}
+        certificate = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        assert certificate.subject.rfc4514_string() == f"CN={name}"
+        authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        certificate.verify_directly_issued_by(authority)
+        assert (folder / "ca.pem").read_bytes() == (tmp_path / ENSEMBLE[0] / "ca.pem").read_bytes()
+    hosts = "&".join(f"host={name}:5432" for name in databases)
+    url = databases_elsewhere(tmp_path / "operator")["payment"]
+    assert url.startswith(f"postgresql+asyncpg://countinghouse_checker@/countinghouse_payment?{hosts}&passfile=")
+    assert not (tmp_path / "postgres").exists()
 
 
 def test_users_of_zookeeper_are_known_to_their_service_and_to_the_job_that_makes_the_tree(tmp_path: Path) -> None:

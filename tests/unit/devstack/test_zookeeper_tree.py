@@ -24,3 +24,13 @@ def test_services_create_the_first_generation_and_payment_its_locks() -> None:
     may_create = {acl.id.id for acl in lists[GENERATION_PATH.rpartition("/")[0]] if acl.perms & Permissions.CREATE}
     assert may_create == {digest(user) for user in USERS.values()}
     assert {acl.id.id for acl in lists[LOCKS_ROOT]} == {digest(USERS["payment"])}
+
+
+def test_servers_of_postgresql_alone_read_and_change_what_patroni_keeps() -> None:
+    """Who is the primary is decided there: who can change it can have two."""
+    acls = lists_at_creation(USERS, ["postgres1", "postgres2"])["/patroni"]
+    assert {(acl.id.scheme, acl.id.id, acl.perms) for acl in acls} == {
+        ("x509", "CN=postgres1", Permissions.ALL),
+        ("x509", "CN=postgres2", Permissions.ALL),
+    }
+    assert "/patroni" not in lists_at_creation(USERS)
