@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 from prometheus_client import Histogram
 
@@ -14,12 +16,14 @@ class CallMetrics:
     Args:
         metrics: the collectors.
         interface: the interface called.
+        on_attempt: called with the endpoint and the code of each attempt, in the task of its call.
     """
 
-    def __init__(self, metrics: Metrics, interface: str) -> None:
+    def __init__(self, metrics: Metrics, interface: str, on_attempt: Callable[[str, str], None] | None = None) -> None:
         self.ejected = metrics.ejected.labels(interface)
         self._metrics = metrics
         self._interface = interface
+        self._on_attempt = on_attempt
         self._codes: dict[str, set[str]] = {}  # by endpoint: the codes its attempts were counted under
         self._calls: dict[grpc.StatusCode, Histogram] = {}
 
@@ -27,6 +31,8 @@ class CallMetrics:
         """Count an attempt at an endpoint."""
         self._codes.setdefault(key, set()).add(code)
         self._metrics.attempts.labels(self._interface, key, code).inc()
+        if self._on_attempt is not None:
+            self._on_attempt(key, code)
 
     def retried(self, why: str) -> None:
         """Count a further attempt of a call: never_sent, lost, refused, slow or forked."""

@@ -217,6 +217,11 @@ class _MultiCallable:
     def __init__(self, callee: Callee) -> None:
         self._callee = callee
 
+    @property
+    def method(self) -> str:
+        """The full method name, ``/pkg.Service/Method``."""
+        return self._callee.method.name
+
 
 class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable[Request, Response], Generic[Request, Response]):
     """See grpc.aio. Raises ValueError for a method that its policy refuses."""

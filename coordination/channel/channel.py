@@ -96,6 +96,8 @@ class DiscoveredChannel(grpc.aio.Channel):
         credentials: for TLS; None for plain text.
         metrics: the collectors; None: some that are not exported.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
+        on_attempt: called when an attempt of a call has ended, in the task of that call: with the endpoint, and with
+            its gRPC status code by name, or NEVER_SENT. It must not raise.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class DiscoveredChannel(grpc.aio.Channel):
         credentials: Credentials | None = None,
         metrics: Metrics | None = None,
         now_ms: Callable[[], int] = _wall_clock_ms,
+        on_attempt: Callable[[str, str], None] | None = None,
     ) -> None:
         rng = rng or random.Random()
         self._pool = EndpointPool(
@@ -124,6 +127,7 @@ class DiscoveredChannel(grpc.aio.Channel):
             credentials=credentials,
             metrics=metrics or Metrics(),
             now_ms=now_ms,
+            on_attempt=on_attempt,
         )
         self._idempotency = idempotency
         self._policy = policy or Failover()

@@ -66,6 +66,7 @@ class EndpointPool:
         credentials: for TLS; None for plain text.
         metrics: the collectors.
         now_ms: the wall clock, Unix milliseconds; endpoints warm up by it.
+        on_attempt: called with the endpoint and the code of each attempt; see `CallMetrics`.
 
     Attributes:
         watchers: are set when connections or endpoints come or go, and when the pool closes.
@@ -82,6 +83,7 @@ class EndpointPool:
         credentials: Credentials | None,
         metrics: Metrics,
         now_ms: Callable[[], int],
+        on_attempt: Callable[[str, str], None] | None = None,
     ) -> None:
         self.directory = directory
         self.picker = picker
@@ -91,7 +93,7 @@ class EndpointPool:
         self._options = options
         self._address_of = address_of
         self._credentials = credentials
-        self.metrics = CallMetrics(metrics, directory.interface)
+        self.metrics = CallMetrics(metrics, directory.interface, on_attempt)
         self._now_ms = now_ms
         self._removed: dict[str, asyncio.Task[None]] = {}
         self._probing: dict[str, asyncio.Task[None]] = {}

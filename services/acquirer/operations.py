@@ -37,6 +37,7 @@ class AcquirerOperations:
         Raises:
             KeyMismatch: The key stands for another payload.
         """
+        call.concerns(payment_id=payload.reference)
         request = await self._receive(call, "Charge", key, payload)
         subjects = (key, payload.reference, payload.card)
         await self._faults.before("Charge", *subjects)

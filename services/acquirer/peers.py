@@ -15,9 +15,11 @@ import structlog
 
 from countinghouse.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.acquirer.model import Charge, ChargeState
+from services.runtime import tracing
 from services.runtime.grpc.tls import Dialer, RenewedChannel
 
 _NOTICE_TIMEOUT_S = 2.0
+_NOTIFY = "/countinghouse.payment.v1.PaymentService/NotifyAcquirer"
 _OUTCOMES: dict[ChargeState, payment_pb2.AcquirerOutcome.ValueType] = {
     ChargeState.CHARGED: payment_pb2.ACQUIRER_OUTCOME_CHARGED,
     ChargeState.DECLINED: payment_pb2.ACQUIRER_OUTCOME_DECLINED,
@@ -62,7 +64,8 @@ class MerchantNotifier:
         stub: Any = payment_pb2_grpc.PaymentServiceStub(self._channels[address].current())
         request = payment_pb2.NotifyAcquirerRequest(key=charge.key, outcome=_OUTCOMES[charge.state])
         try:
-            metadata = (("authorization", f"Bearer {self._token()}"),)
-            await stub.NotifyAcquirer(request, timeout=_NOTICE_TIMEOUT_S, metadata=metadata)
+            with tracing.called(_NOTIFY):
+                metadata = (("authorization", f"Bearer {self._token()}"), *tracing.outgoing())
+                await stub.NotifyAcquirer(request, timeout=_NOTICE_TIMEOUT_S, metadata=metadata)
         except (grpc.aio.AioRpcError, OSError) as error:
             log.info("notice lost", key=charge.key, address=address, why=str(error))

@@ -23,6 +23,7 @@ from coordination.files import write_whole
 from services.devstack import revocations
 from services.devstack.authority import LIFE_S, Authority
 from services.devstack.files import signing_key, zookeeper_user_file
+from services.devstack.options import POSTGRESQL
 from services.devstack.signing_keys import SigningKeys
 from services.devstack.state import ACQUIRER, INTERFACES, SigningKeyMissing
 from services.kernel.clock import Clock
@@ -274,7 +275,10 @@ class Keys:
             content = self.acquirers_authority.issue((ACQUIRER,))
         elif identity.service not in INTERFACES:  # a database, or a ZooKeeper, calls no service
             names = (server_name(identity.service), identity.instance)
-            content = self._authority(identity.service).issue(names, life_s=_life_s(identity.service))
+            common_name = identity.instance if identity.service == POSTGRESQL else ""
+            content = self._authority(identity.service).issue(
+                names, life_s=_life_s(identity.service), common_name=common_name
+            )
         else:
             names = (server_name(identity.service), identity.instance)
             content = self.authority.issue(names, identity.spiffe_id)

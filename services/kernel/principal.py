@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+#: Of a principal's delegation.
+MAX_DELEGATION_CHARS: Final = 1024
 
 
 class Role(StrEnum):
@@ -24,10 +28,15 @@ class Principal:
 
     Nothing compares callers by name alone. What a customer owns (orders, wallets) is named after them without the role,
     so `is_customer` is how ownership is asked for.
+
+    Args:
+        delegation: What lets a service act for this caller at another service (`delegations.py`); empty: nothing does.
+            It is no part of who the caller is.
     """
 
     name: str
     role: Role
+    delegation: str = field(default="", compare=False, repr=False)
 
     def is_customer(self, customer_id: str) -> bool:
         """Return whether this is the customer whom orders and wallets name `customer_id`."""

@@ -180,6 +180,7 @@ class LedgerOperations:
             StaleFence: Another holder has locked the order since.
         """
         _check_not_reserved(draft)
+        call.concerns(order_id=draft.order_id, payment_id=draft.payment_id)
         entry = Entry(draft, attempt, "", self._clock.now_ms(), fence)
         await self._failpoints.hit("accepted", call, draft.order_id, draft.payment_id)
         journal = await self._store.void(entry)
@@ -305,6 +306,7 @@ class LedgerOperations:
         return KeyedRequest(RequestKey(call.principal, method, request_id), fingerprint, self._clock.now_ms())
 
     async def _write(self, call: Call, attempt: str, draft: JournalDraft, fence: Fence) -> Journal:
+        call.concerns(order_id=draft.order_id, payment_id=draft.payment_id)
         entry = Entry(draft, attempt, self._ids.new("jnl"), self._clock.now_ms(), fence)
         await self._failpoints.hit("accepted", call, draft.order_id, draft.payment_id)
         [outcome] = await self._store.post([entry])

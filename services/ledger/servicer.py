@@ -83,6 +83,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.ListAccountsResponse(accounts=page.rows, next_page_token=page.next_page_token)
 
     async def Post(self, request: pb.PostRequest, _context: _Context) -> pb.PostResponse:
+        call = current_call()
         draft = JournalDraft(
             business_key=check_business_key(request.business_key, "business_key"),
             legs=tuple(
@@ -93,11 +94,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             memo=check_text_form(request.memo, "memo"),
             order_id=check_name(request.order_id, "order_id") if request.order_id else "",
             payment_id=check_name(request.payment_id, "payment_id"),
-            clerk=clerk_in(request.clerk),
+            clerk=call.on_behalf_of(clerk_in(request.clerk)),
         )
         fence = fence_in(request.fence, required=bool(draft.order_id))
         attempt = check_name(request.request_id, "request_id")
-        journal = await self._operations.post(current_call(), attempt, draft, fence)
+        journal = await self._operations.post(call, attempt, draft, fence)
         return pb.PostResponse(journal=journal_out(journal))
 
     async def PostBatch(self, request: pb.PostBatchRequest, _context: _Context) -> pb.PostBatchResponse:
@@ -144,14 +145,15 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.ListJournalsResponse(journals=page.rows, next_page_token=page.next_page_token)
 
     async def ReverseJournal(self, request: pb.ReverseJournalRequest, _context: _Context) -> pb.ReverseJournalResponse:
+        call = current_call()
         journal = await self._operations.reverse(
-            current_call(),
+            call,
             check_name(request.request_id, "request_id"),
             journal_id=check_name(request.journal_id, "journal_id"),
             reason=check_text_form(request.reason, "reason", required=True),
             payment_id=check_name(request.payment_id, "payment_id"),
             fence=fence_in(request.fence, required=False),
-            clerk=clerk_in(request.clerk),
+            clerk=call.on_behalf_of(clerk_in(request.clerk)),
         )
         return pb.ReverseJournalResponse(journal=journal_out(journal))
 

@@ -14,15 +14,18 @@ from services.runtime.cluster_member import Components, Runtime, Service, run
 
 async def build(runtime: Runtime) -> Components:
     """Build one instance."""
+    store = SqlOrderStore(runtime.database, runtime.guards, runtime.failpoints)
     operations = OrderOperations(
-        store=SqlOrderStore(runtime.database, runtime.guards, runtime.failpoints),
+        store=store,
         clock=runtime.clock,
         ids=runtime.ids,
         failpoints=runtime.failpoints,
         responses=OrderResponses(),
     )
     servicer = OrderServicer(operations)
-    return Components(add=lambda server: order_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server))
+    return Components(
+        add=lambda server: order_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server), workers=[store.feed.run]
+    )
 
 
 SERVICE = Service(

@@ -8,7 +8,7 @@ Failpoints passed: `accepted` before a change's transaction; `claimed` and `comp
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from services.kernel.clock import Clock
@@ -21,6 +21,7 @@ from services.kernel.principal import Principal, Role
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, OrderLine, order_exists, order_not_found, total
 from services.order.ports import Listed, MoveOutcome, OrderFilter, OrderStore, Responses
+from services.runtime.change_feed import Changes
 from services.runtime.grpc.context import Call
 from services.runtime.ports import Failpoints
 
@@ -85,6 +86,7 @@ class OrderOperations:
             created_at_ms=request.at_ms,
             updated_at_ms=request.at_ms,
         )
+        call.concerns(order_id=order.order_id)
         await self._failpoints.hit("accepted", call, order.order_id)
         answer = await self._store.create(request, order, self._responses.created(order))
         return answer or await self._store.answer(request, self._responses.refusal(order_exists(order.order_id)))
@@ -134,6 +136,7 @@ class OrderOperations:
         Raises:
             NotFound: ORDER_NOT_FOUND: there is none, or none the caller may see.
         """
+        call.concerns(order_id=order_id)
         order = await self._store.get(order_id)
         if order is None or _only(call) not in (None, order.customer_id):
             raise order_not_found(order_id)
@@ -152,6 +155,17 @@ class OrderOperations:
                 return []
             which = OrderFilter(only, which.state)
         return await self._store.page(which, limit=limit, after=after)
+
+    def watch(self, call: Call, position: str, order_id: str) -> AsyncGenerator[Changes[Order], None]:
+        """Yield the orders that change here, from a position on; a customer's own only. See `ChangeFeed.watch`.
+
+        Args:
+            order_id: Only this one; empty: all.
+        """
+        only = _only(call)
+        return self._store.feed.watch(
+            position, lambda order: order_id in ("", order.order_id) and only in (None, order.customer_id)
+        )
 
     async def claim(self, call: Call, order_id: str, payment_id: str, fence: Fence, clerk: Principal) -> Order:
         """Claim an order for a payment; it is granted if the order is then PAYING with this payment id.
@@ -225,6 +239,7 @@ class OrderOperations:
     async def _change(
         self, call: Call, step: Callable[[Sequence[Change]], Awaitable[Sequence[MoveOutcome]]], change: Change
     ) -> Order:
+        call.concerns(order_id=change.order_id, payment_id=change.payment_id)
         await self._failpoints.hit("accepted", call, change.order_id, change.payment_id)
         (outcome,) = await step([change])
         if isinstance(outcome, CountinghouseError):

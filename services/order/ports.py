@@ -9,6 +9,7 @@ from typing import Protocol
 from services.kernel.errors import CountinghouseError
 from services.kernel.idempotency import Answer, KeyedRequest, StoredResponse
 from services.order.model import Change, Order, OrderEvent, OrderState
+from services.runtime.change_feed import ChangeFeed
 from services.runtime.ports import AnswerStore
 
 #: One item's result of a step that takes a list: the order as it stands, or why it was refused.
@@ -57,7 +58,12 @@ class OrderStore(AnswerStore, Protocol):
     The four moves of a payment raise the fence of the order first, whatever becomes of the move: a smaller one
     than the order has seen is refused with StaleFence, an equal one is the same holder asking again. The result
     has one entry for each change, in the order asked for; one refused change does not hinder the others.
+
+    Attributes:
+        feed: Is told of every order that was made or changed, as it stands since.
     """
+
+    feed: ChangeFeed[Order]
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         """Make an order, and store the response to it; None: its id is taken, and nothing was done.

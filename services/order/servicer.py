@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -19,7 +21,7 @@ from services.order.operations import OrderDraft, OrderOperations
 from services.order.ports import OrderFilter
 from services.runtime.grpc import pagination, status
 from services.runtime.grpc.batching import serve_each
-from services.runtime.grpc.context import current_call
+from services.runtime.grpc.context import Call, current_call
 from services.runtime.grpc.interceptors import reply
 from services.runtime.grpc.translate import (
     clerk_in,
@@ -98,6 +100,16 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         )
         return pb.GetOrderHistoryResponse(events=page.rows, next_page_token=page.next_page_token)
 
+    async def WatchOrders(
+        self, request: pb.WatchOrdersRequest, _context: _Context
+    ) -> AsyncGenerator[pb.WatchOrdersResponse, None]:
+        position = check_text_form(request.position, "position")
+        order_id = request.order_id and check_name(request.order_id, "order_id")
+        async with aclosing(self._operations.watch(current_call(), position, order_id)) as watched:
+            async for seen in watched:
+                orders = [order_out(replace(order, lines=())) for order in seen.changes]
+                yield pb.WatchOrdersResponse(orders=orders, position=seen.position, lost=seen.lost)
+
     async def CancelOrder(self, request: pb.CancelOrderRequest, _context: _Context) -> pb.CancelOrderResponse:
         request_id = check_name(request.request_id, "request_id")
         order_id = check_name(request.order_id, "order_id")
@@ -118,12 +130,13 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
 
     async def ClaimOrder(self, request: pb.ClaimOrderRequest, _context: _Context) -> pb.ClaimOrderResponse:
         order_id, payment_id = _ids_in(request)
+        call = current_call()
         order = await self._operations.claim(
-            current_call(),
+            call,
             order_id,
             payment_id,
             fence_in(request.fence, required=True),
-            clerk_in(request.clerk),
+            call.on_behalf_of(clerk_in(request.clerk)),
         )
         return pb.ClaimOrderResponse(order=order_out(order))
 
@@ -133,12 +146,14 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             raise InvalidArgument.of_field(
                 "FIELD_REQUIRED", "settled_at_ms", "settled_at_ms is required: Unix time in milliseconds"
             )
+        call = current_call()
+        settled_by = _of("settled_by", lambda: clerk_in(request.settled_by), instead_of="clerk")
         order = await self._operations.complete(
-            current_call(),
+            call,
             order_id,
             payment_id,
             fence_in(request.fence, required=True),
-            settled_by=_of("settled_by", lambda: clerk_in(request.settled_by), instead_of="clerk"),
+            settled_by=call.on_behalf_of(settled_by),
             settled_at_ms=request.settled_at_ms,
         )
         return pb.CompleteOrderResponse(order=order_out(order))
@@ -153,15 +168,17 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
 
     async def ReleaseOrder(self, request: pb.ReleaseOrderRequest, _context: _Context) -> pb.ReleaseOrderResponse:
         order_id, payment_id = _ids_in(request)
+        call = current_call()
         order = await self._operations.release(
-            current_call(), order_id, payment_id, fence_in(request.fence, required=True), **_why_in(request)
+            call, order_id, payment_id, fence_in(request.fence, required=True), **_why_in(call, request)
         )
         return pb.ReleaseOrderResponse(order=order_out(order))
 
     async def ReopenOrder(self, request: pb.ReopenOrderRequest, _context: _Context) -> pb.ReopenOrderResponse:
         order_id, payment_id = _ids_in(request)
+        call = current_call()
         order = await self._operations.reopen(
-            current_call(), order_id, payment_id, fence_in(request.fence, required=True), **_why_in(request)
+            call, order_id, payment_id, fence_in(request.fence, required=True), **_why_in(call, request)
         )
         return pb.ReopenOrderResponse(order=order_out(order))
 
@@ -215,9 +232,9 @@ def event_out(event: OrderEvent) -> pb.OrderEvent:
     )
 
 
-def _why_in(request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
+def _why_in(call: Call, request: pb.ReleaseOrderRequest | pb.ReopenOrderRequest) -> dict[str, Any]:
     """Return the actor and reason of a request to release or reopen an order; an earlier release sends neither."""
-    actor = clerk_in(request.clerk) if request.HasField("clerk") else None
+    actor = call.on_behalf_of(clerk_in(request.clerk)) if request.HasField("clerk") else None
     return {"actor": actor, "reason": check_text_form(request.reason, "reason")}
 
 

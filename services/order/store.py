@@ -45,6 +45,7 @@ from services.order.schema import (
     to_event,
     to_order,
 )
+from services.runtime.change_feed import ChangeFeed
 from services.runtime.database.database import Database
 from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.idempotency_table import (
@@ -83,6 +84,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
 
     def __init__(self, database: Database, guards: Guards, failpoints: Failpoints = NO_FAILPOINTS) -> None:
         self._failpoints = failpoints
+        self.feed: ChangeFeed[Order] = ChangeFeed()
         super().__init__(database, Requests(REQUESTS, guards))
         self._raise_fence = _raise_fence(guarded=guards.fence)
         self._creating = GroupCommit(self._create_all, key=lambda one: one.request.key)
@@ -113,11 +115,14 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
             await tx.execute_each(_INSERT_LINE, [row for one in made for row in line_rows(one.order)])
             events = [event_row(None, one.order, one.request.key.caller, one.request.at_ms) for one in made]
             await tx.execute_each(_INSERT_EVENT, events)
+            changed.extend(one.order for one in made)
 
         async def step(tx: Transaction) -> list[Answer | CountinghouseError]:
+            changed.clear()
             return await self._requests.answer_each(tx, [(one.request, one.response) for one in in_turn], effects)
 
-        outcomes = dict(zip((one.request.key for one in in_turn), await self._database.run(step), strict=True))
+        with self.feed.publishing() as changed:
+            outcomes = dict(zip((one.request.key for one in in_turn), await self._database.run(step), strict=True))
         return [outcomes[one.request.key] for one in wanted]
 
     async def cancel(
@@ -128,8 +133,13 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
                 raise DecisionOverturned
             event = event_row(before, after, request.key.caller, request.at_ms, reason=reason)
             await tx.execute(_INSERT_EVENT, event)
+            changed[:] = [after]
 
-        return await self._answer_once(request, response, effect)
+        with self.feed.publishing() as changed:
+            answer = await self._answer_once(request, response, effect)
+            if answer is None or answer.replayed:
+                changed.clear()
+        return answer
 
     async def claim(self, changes: Sequence[Change]) -> list[MoveOutcome]:
         return await self._move(changes, model.claim)
@@ -186,6 +196,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
 
         async def step(tx: Transaction) -> dict[str, MoveOutcome]:
             outcomes: dict[str, MoveOutcome] = {}
+            changed.clear()
             raised = await tx.execute_each(self._raise_fence, [_carried(change) for change, _decide in in_turn])
             found = {order.order_id: order for order in await _orders_of(tx, raised)}
             written: list[dict[str, Any]] = []
@@ -201,6 +212,7 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
                     outcomes[change.order_id] = refusal
                     continue
                 if after is not before:
+                    changed.append(after)
                     written.append(_writing(before, after))
                     events.append(event_row(before, after, change.actor, change.at_ms, change, reason=change.reason))
             if (await tx.execute_each(_WRITE, written)).rowcount != len(written):
@@ -209,7 +221,8 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
             await self._failpoints.hit("committing", None, *subjects)
             return outcomes
 
-        outcomes = await self._database.run(step)
+        with self.feed.publishing() as changed:
+            outcomes = await self._database.run(step)
         await self._failpoints.hit("committed", None, *subjects)
         return [outcomes[change.order_id] for change, _decide in moves]
 

@@ -12,6 +12,7 @@ from services.kernel import errors
 from services.kernel.clock import CallDeadline, Clock
 from services.kernel.fence import Fence
 from services.kernel.principal import Principal
+from services.runtime import tracing
 from services.runtime.ensemble import Ensemble
 
 
@@ -71,9 +72,19 @@ class CoordinatedLocks:
         deadline = CallDeadline.after(wait_s, self._clock)
         details = {"role": str(clerk.role), "instance": self._instance, "payment": payment_id}
         holder = Holder(clerk.name, details, self._clock.now_ms())
+        with tracing.span("lock", tracing.Kind.CLIENT) as span:
+            lease = await self._taken(order_id, holder, wait_s)
+            span.set(token=lease.token, waited_ms=round(lease.waited_s * 1000))
+        try:
+            generation = await self._ensemble.generation_in(lease.session_id, max(deadline.remaining_s(), 0.0))
+            yield Hold(lease, Fence(generation, lease.token))
+        finally:
+            lease.release()
+
+    async def _taken(self, order_id: str, holder: Holder, wait_s: float) -> ResourceLease:
         take = self._locks.acquire if self._wait_turn else self._locks.enter
         try:
-            lease = await take(order_id, holder, timeout_s=wait_s)
+            return await take(order_id, holder, timeout_s=wait_s)
         except LockTimeout as timeout:
             raise _locked(timeout) from timeout
         except Unavailable as away:
@@ -83,11 +94,6 @@ class CoordinatedLocks:
                 f"{why}, so {order_id} cannot be locked; nothing was done, try again",
                 retry_after_ms=int(away.retry_after_s * 1000),
             ) from away
-        try:
-            generation = await self._ensemble.generation_in(lease.session_id, max(deadline.remaining_s(), 0.0))
-            yield Hold(lease, Fence(generation, lease.token))
-        finally:
-            lease.release()
 
 
 def _locked(timeout: LockTimeout) -> errors.Aborted:

@@ -59,7 +59,7 @@ async def build(runtime: Runtime) -> Components:
         ),
         instance=settings.instance,
     )
-    workers = [LockPreparer(runtime.session, locks).run]
+    workers = [LockPreparer(runtime.session, locks).run, store.feed.run]
     if guards.recovery:
         workers.append(RecoveryWorker(operations.recovery, settings.recovery_interval_s).run)
 

@@ -26,7 +26,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from services.kernel.clock import Clock
@@ -69,6 +69,7 @@ from services.payment.ports import (
 )
 from services.payment.recovery import Recovery
 from services.payment.saga import Context, Saga
+from services.runtime.change_feed import Changes
 from services.runtime.grpc.context import Call
 
 
@@ -167,6 +168,7 @@ class PaymentOperations:
         Raises:
             ResourceExhausted: TICKET_QUOTA: a customer has too many that are not used.
         """
+        call.concerns(order_id=order_id)
         caller, lease = call.principal, self.leases.new()
         ticket = RequestKey(caller, PAY, self._ids.new("tkt"))
         expires_at_ms = lease.now_ms + ttl_s * 1000
@@ -245,12 +247,14 @@ class PaymentOperations:
         return None if stored is None else Answer(stored, replayed=True)
 
     async def _accept(self, call: Call, draft: Payment, fingerprint: str, *, customer_id: str = "") -> Answer:
+        call.concerns(order_id=draft.order_id)
         if draft.order_id and (customer_id or call.principal.role is Role.CUSTOMER):
             await self._check_customer(call, draft, customer_id)
         lease = self.leases.new()
         accepted = await self._store.accept(draft, fingerprint, lease)
         if isinstance(accepted, StoredResponse):
             return Answer(accepted, replayed=True)
+        call.concerns(payment_id=accepted.payment.payment_id)
         context = Context.for_caller(call, makes_payment=True)
         async with self.leases.running(accepted.execution, for_caller=True):
             await self._saga.hit("accepted", accepted.payment, context)
@@ -301,7 +305,9 @@ class PaymentOperations:
         act: Callable[[Execution, Payment, Context], Awaitable[Answer]],
     ) -> Answer:
         """Run a request that changes a payment of another request, under the lock of its order."""
+        call.concerns(payment_id=command.payment_id)
         payment = await self._store.get(command.payment_id)
+        call.concerns(order_id=payment.order_id)
         execution = await self._requests.begin(key, command.fingerprint, self.leases.new())
         if isinstance(execution, StoredResponse):
             return Answer(execution, replayed=True)
@@ -336,6 +342,7 @@ class PaymentOperations:
 
     async def get(self, call: Call, payment_id: str) -> Payment:
         """Return a payment; raise NotFound, PAYMENT_NOT_FOUND, also if it is another customer's."""
+        call.concerns(payment_id=payment_id)
         payment = await self._store.get(payment_id)
         if call.principal.role is Role.CUSTOMER and not payment.is_seen_by(call.principal):
             raise NotFound("PAYMENT_NOT_FOUND", f"there is no payment {payment_id} that you may see")
@@ -350,6 +357,18 @@ class PaymentOperations:
         """Return payments, newest first; a customer's own only."""
         seen_by = call.principal if call.principal.role is Role.CUSTOMER else None
         return await self._store.page(which, limit=limit, after=after, seen_by=seen_by)
+
+    def watch(self, call: Call, position: str, order_id: str) -> AsyncGenerator[Changes[Payment], None]:
+        """Yield the payments that change here, from a position on; a customer's own only. See `ChangeFeed.watch`.
+
+        Args:
+            order_id: Only payments of this order; empty: all.
+        """
+        anybody = call.principal.role is not Role.CUSTOMER
+        return self._store.feed.watch(
+            position,
+            lambda payment: order_id in ("", payment.order_id) and (anybody or payment.is_seen_by(call.principal)),
+        )
 
     async def notified(self, key: str) -> None:
         """Have the worker ask the acquirer about a key soon; the notice itself changes nothing."""

@@ -20,12 +20,14 @@ from services.kernel.fence import Fence
 from services.kernel.money import Money
 from services.payment.model import Payment, Reversal
 from services.payment.ports import AccountTerms, ChargeStatus, ChargeTerms, KeyState, Order, OrderState
+from services.runtime import tracing
 from services.runtime.grpc import status, translate
 from services.runtime.grpc.batching import BatchedCalls
 from services.runtime.grpc.service_client import Peer
 
 ORDER_INTERFACE = "countinghouse.order.v1.OrderService"
 LEDGER_INTERFACE = "countinghouse.ledger.v1.LedgerService"
+_ACQUIRER = "/countinghouse.acquirer.v1.AcquirerService"
 
 _STATES = {
     order.ORDER_STATE_UNPAID: OrderState.UNPAID,
@@ -53,8 +55,12 @@ class OrderPeer:
     def __init__(self, stub: OrderServiceStub, peer: Peer) -> None:
         self._stub = stub
         self._peer = peer
-        self._claims = BatchedCalls(peer, stub.ClaimOrder, stub.ClaimOrders, order.ClaimOrdersRequest)
-        self._completes = BatchedCalls(peer, stub.CompleteOrder, stub.CompleteOrders, order.CompleteOrdersRequest)
+        self._claims = BatchedCalls(
+            peer, stub.ClaimOrder, stub.ClaimOrders, order.ClaimOrdersRequest, name="ClaimOrder"
+        )
+        self._completes = BatchedCalls(
+            peer, stub.CompleteOrder, stub.CompleteOrders, order.CompleteOrdersRequest, name="CompleteOrder"
+        )
 
     async def get(self, order_id: str, deadline: CallDeadline) -> Order:
         """Return the order as it stands."""
@@ -67,7 +73,7 @@ class OrderPeer:
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            clerk=translate.clerk_out(payment.clerk),
+            clerk=translate.represented_out(payment.clerk),
         )
         return _order((await self._claims.call(request, deadline)).order, payment.order_id)
 
@@ -77,7 +83,7 @@ class OrderPeer:
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            settled_by=translate.clerk_out(payment.clerk),
+            settled_by=translate.represented_out(payment.clerk),
             settled_at_ms=payment.settled_at_ms,
         )
         await self._completes.call(request, deadline)
@@ -88,7 +94,7 @@ class OrderPeer:
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            clerk=translate.clerk_out(payment.latest_change[0]),
+            clerk=translate.represented_out(payment.latest_change[0]),
             reason=payment.latest_change[1],
         )
         await self._peer.call(self._stub.ReleaseOrder, request, deadline)
@@ -99,7 +105,7 @@ class OrderPeer:
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            clerk=translate.clerk_out(payment.latest_change[0]),
+            clerk=translate.represented_out(payment.latest_change[0]),
             reason=payment.latest_change[1],
         )
         await self._peer.call(self._stub.ReopenOrder, request, deadline)
@@ -111,7 +117,7 @@ class LedgerPeer:
     def __init__(self, stub: LedgerServiceStub, peer: Peer) -> None:
         self._stub = stub
         self._peer = peer
-        self._posts = BatchedCalls(peer, stub.Post, stub.PostBatch, ledger.PostBatchRequest)
+        self._posts = BatchedCalls(peer, stub.Post, stub.PostBatch, ledger.PostBatchRequest, name="Post")
 
     async def account(self, account_id: str, deadline: CallDeadline) -> AccountTerms | None:
         """Return what a payment needs to know of an account; None: it is not open."""
@@ -160,7 +166,7 @@ class LedgerPeer:
             order_id=payment.order_id,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            clerk=translate.clerk_out(payment.clerk),
+            clerk=translate.represented_out(payment.clerk),
         )
         return _journal_of((await self._posts.call(request, deadline)).journal, payment, amount)
 
@@ -172,7 +178,7 @@ class LedgerPeer:
             reason=reversal.reason,
             payment_id=payment.payment_id,
             fence=translate.fence_out(fence),
-            clerk=translate.clerk_out(reversal.clerk),
+            clerk=translate.represented_out(reversal.clerk),
         )
         journal = (await self._peer.call(self._stub.ReverseJournal, request, deadline)).journal
         if (journal.reversal_of, journal.payment_id) != (payment.journal_id, payment.payment_id):
@@ -235,16 +241,19 @@ class AcquirerPeer:
         wait_s = min(self._timeout_s, deadline.remaining_s() - _SILENCE_MARGIN_S)
         if wait_s <= 0:
             raise OutcomeUnknown("DEADLINE_TOO_SHORT", "too little was left of the deadline to ask the acquirer")
-        metadata = (("authorization", f"Bearer {self._token()}"),)
-        try:
-            charge = (await getattr(self._stub(), method)(request, timeout=wait_s, metadata=metadata)).charge
-        except grpc.aio.AioRpcError as error:
-            answer = status.from_rpc_error(error)
-            if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":
-                return ChargeStatus(KeyState.UNSEEN)
-            told = not isinstance(answer, OutcomeUnknown) and _REASON.fullmatch(answer.reason)
-            reason = answer.reason if told else "ACQUIRER_SILENT"
-            raise OutcomeUnknown(reason, f"the acquirer did not answer {method}") from error
+        with tracing.called(f"{_ACQUIRER}/{method}") as span:
+            metadata = (("authorization", f"Bearer {self._token()}"), *tracing.outgoing())
+            try:
+                charge = (await getattr(self._stub(), method)(request, timeout=wait_s, metadata=metadata)).charge
+            except grpc.aio.AioRpcError as error:
+                answer = status.from_rpc_error(error)
+                if isinstance(answer, NotFound) and answer.reason == "CHARGE_NOT_FOUND":
+                    return ChargeStatus(KeyState.UNSEEN)
+                told = not isinstance(answer, OutcomeUnknown) and _REASON.fullmatch(answer.reason)
+                reason = answer.reason if told else "ACQUIRER_SILENT"
+                span.answered(error.code().name, reason)
+                raise OutcomeUnknown(reason, f"the acquirer did not answer {method}") from error
+            span.answered("OK")
         if charge.state not in _KEY_STATES:
             raise OutcomeUnknown("ACQUIRER_UNCLEAR", f"the acquirer answered {method} with state {charge.state}")
         state = _KEY_STATES[charge.state]

@@ -29,6 +29,7 @@ from services.payment.model import (
     Reversal,
     Source,
 )
+from services.runtime.change_feed import ChangeFeed
 from services.runtime.grpc.context import Call
 
 
@@ -270,7 +271,12 @@ class PaymentStore(Protocol):
     """The payments in the payment database, with the requests that their changes begin and end.
 
     Each method is one transaction. See `store.py` for what each guarantees and raises.
+
+    Attributes:
+        feed: Is told of every payment that was made or changed, as it stands since.
     """
+
+    feed: ChangeFeed[Payment]
 
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse: ...
     async def apply(self, change: Change, fence: Fence) -> Payment: ...

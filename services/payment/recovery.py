@@ -23,6 +23,8 @@ from services.payment.execution import Executor, Leases
 from services.payment.model import Payment, Step, plan
 from services.payment.ports import PaymentStore, RequestRecords
 from services.payment.saga import Context, Saga
+from services.runtime import tracing
+from services.runtime.grpc.context import loggable
 
 #: How long the worker gives one payment, in seconds.
 _RECOVERY_S = 10.0
@@ -93,29 +95,37 @@ class Recovery:
             await self._requests.give_back(execution, now_ms=self._clock.now_ms())
             return
         context = Context.for_worker(self._deadline(), makes_payment=row.key == payment.key)
-        async with self._leases.running(execution):
-            await self._executor.execute(execution, payment, context)
+        with _recovering("recover request", payment):
+            async with self._leases.running(execution):
+                await self._executor.execute(execution, payment, context)
 
     async def _deliver(self, payment_id: str) -> None:
         """Notify the order service of what is in the outbox of a payment."""
         payment = await self._store.get(payment_id)
         context = Context.for_worker(self._deadline(), makes_payment=False)
-        async with self._saga.locked(payment, payment.clerk, context) as context:
-            await self._saga.hit("locked", payment, context)
-            await self._saga.notify_order(await self._store.get(payment_id), context)
+        with _recovering("recover notification", payment):
+            async with self._saga.locked(payment, payment.clerk, context) as context:
+                await self._saga.hit("locked", payment, context)
+                await self._saga.notify_order(await self._store.get(payment_id), context)
 
     async def _reverse_parked(self, payment: Payment) -> None:
         """Give back whatever was charged under a parked payment's key, and see to it that nothing will be."""
         context = Context.for_worker(self._deadline(), makes_payment=False)
-        await self._cards.reverse(payment, payment.fence, context.deadline)
-        await self._saga.hit("refunded", payment, context)
-        change = plan(Step.RECORD_PARKED_REVERSAL, payment, self._clock.now_ms())
-        if change is not None:
-            await self._store.apply(change, payment.fence)
-        await self._saga.hit("recorded", payment, context)
+        with _recovering("recover parked payment", payment):
+            await self._cards.reverse(payment, payment.fence, context.deadline)
+            await self._saga.hit("refunded", payment, context)
+            change = plan(Step.RECORD_PARKED_REVERSAL, payment, self._clock.now_ms())
+            if change is not None:
+                await self._store.apply(change, payment.fence)
+            await self._saga.hit("recorded", payment, context)
 
     def _deadline(self) -> CallDeadline:
         return CallDeadline.after(_RECOVERY_S, self._clock)
+
+
+def _recovering(name: str, payment: Payment) -> tracing.Span:
+    """Return the span of a recovery: a trace of its own, since no row keeps the trace of the execution before."""
+    return tracing.root(name, order_id=loggable(payment.order_id), payment_id=payment.payment_id)
 
 
 async def _failure_of(finish: Awaitable[None]) -> CountinghouseError | None:

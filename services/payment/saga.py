@@ -70,6 +70,7 @@ from services.payment.ports import (
     PaymentStore,
     Responses,
 )
+from services.runtime import tracing
 from services.runtime.grpc.context import Call
 
 #: Kept back from a call's deadline for what comes after the lock: four hops at their usual pace, several times over.
@@ -520,6 +521,8 @@ class Saga:
         return FailedPrecondition(refusal.reason, f"declined: {refusal.message}", metadata=refusal.metadata)
 
     async def hit(self, name: str, payment: Payment, context: Context) -> None:
+        """Pass the step `name`: an event of the trace, and a failpoint."""
+        tracing.event(name)
         await self._failpoints.hit(name, context.call, payment.order_id, payment.payment_id)
 
     def _now(self) -> int:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from services.kernel.fence import Fence
 from services.kernel.idempotency import RequestKey, RequestState
 from services.kernel.money import Money
-from services.kernel.principal import Principal, Role
+from services.kernel.principal import MAX_DELEGATION_CHARS, Principal, Role
 from services.payment.model import (
     ACTIVE,
     ISSUE_TICKET,
@@ -77,10 +77,12 @@ PAYMENTS = Table(
     Column("payee_account_id", String(100), nullable=False),
     Column("clerk_name", String(64), nullable=False),
     Column("clerk_role", String(16), nullable=False),
+    Column("clerk_delegation", String(MAX_DELEGATION_CHARS), nullable=False, server_default=""),
     Column("memo", String(200), nullable=False),
     Column("journal_id", String(64), nullable=False),
     Column("reversal_caller", String(64), nullable=False),
     Column("reversal_role", String(16), nullable=False),
+    Column("reversal_delegation", String(MAX_DELEGATION_CHARS), nullable=False, server_default=""),
     Column("reversal_key", String(64), nullable=False),
     Column("reversal_reason", String(200), nullable=False),
     Column("reversal_journal_id", String(64), nullable=False),
@@ -99,6 +101,7 @@ PAYMENTS = Table(
     Column("attention", String(64), nullable=False, server_default=""),
     Column("parking_caller", String(64), nullable=False, server_default=""),
     Column("parking_role", String(16), nullable=False, server_default=""),
+    Column("parking_delegation", String(MAX_DELEGATION_CHARS), nullable=False, server_default=""),
     Column("parking_key", String(64), nullable=False, server_default=""),
     Column("parking_reason", String(200), nullable=False, server_default=""),
 )
@@ -208,8 +211,8 @@ RETENTION = Retention(
 #: The fields of a payment that are not a column of the same name.
 _COLUMNS = {
     "amount": ("amount_minor", "currency"),
-    "reversal": ("reversal_caller", "reversal_role", "reversal_key", "reversal_reason"),
-    "parking": ("parking_caller", "parking_role", "parking_key", "parking_reason"),
+    "reversal": ("reversal_caller", "reversal_role", "reversal_delegation", "reversal_key", "reversal_reason"),
+    "parking": ("parking_caller", "parking_role", "parking_delegation", "parking_key", "parking_reason"),
     "retry": ("asks", "ask_at_ms", "attention"),
 }
 
@@ -234,10 +237,12 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "payee_account_id": payment.payee_account_id,
         "clerk_name": payment.clerk.name,
         "clerk_role": payment.clerk.role,
+        "clerk_delegation": payment.clerk.delegation,
         "memo": payment.memo,
         "journal_id": payment.journal_id,
         "reversal_caller": reversal.key.caller.name if reversal else "",
         "reversal_role": reversal.clerk.role if reversal else "",
+        "reversal_delegation": reversal.clerk.delegation if reversal else "",
         "reversal_key": reversal.key.key if reversal else "",
         "reversal_reason": reversal.reason if reversal else "",
         "reversal_journal_id": payment.reversal_journal_id,
@@ -256,6 +261,7 @@ def to_row(payment: Payment) -> dict[str, Any]:
         "attention": payment.retry.attention,
         "parking_caller": parking.key.caller.name if parking else "",
         "parking_role": parking.clerk.role if parking else "",
+        "parking_delegation": parking.clerk.delegation if parking else "",
         "parking_key": parking.key.key if parking else "",
         "parking_reason": parking.reason if parking else "",
     }
@@ -310,11 +316,11 @@ def to_payment(row: Row[Any]) -> Payment:
     """Return a row as its payment."""
     reversal = None
     if row.reversal_key:
-        clerk = Principal(row.reversal_caller, Role(row.reversal_role))
+        clerk = Principal(row.reversal_caller, Role(row.reversal_role), row.reversal_delegation)
         reversal = Reversal(RequestKey(clerk, REVERSE, row.reversal_key), clerk, row.reversal_reason)
     parking = None
     if row.parking_key:
-        clerk = Principal(row.parking_caller, Role(row.parking_role))
+        clerk = Principal(row.parking_caller, Role(row.parking_role), row.parking_delegation)
         parking = Parking(RequestKey(clerk, PARK, row.parking_key), clerk, row.parking_reason)
     return Payment(
         payment_id=row.payment_id,
@@ -327,7 +333,7 @@ def to_payment(row: Row[Any]) -> Payment:
         amount=Money(row.amount_minor, row.currency) if row.amount_minor else None,
         payer_account_id=row.payer_account_id,
         payee_account_id=row.payee_account_id,
-        clerk=Principal(row.clerk_name, Role(row.clerk_role)),
+        clerk=Principal(row.clerk_name, Role(row.clerk_role), row.clerk_delegation),
         memo=row.memo,
         journal_id=row.journal_id,
         reversal=reversal,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from services.kernel.card_numbers import refuse_bare_number, refuse_card_number
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument
 from services.kernel.idempotency import StoredResponse
-from services.kernel.ids import check_account, check_name, check_reason, check_text
+from services.kernel.ids import check_account, check_name, check_reason, check_text, check_text_form
 from services.kernel.principal import Principal
 from services.payment.model import PARK, PAY, REVERSE, SETTLE, Payment, PaymentEvent, PaymentState, Source
 from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
@@ -171,6 +172,17 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             out=lambda payment: _shown(payment, call.principal),
         )
         return pb.ListPaymentsResponse(payments=page.rows, next_page_token=page.next_page_token)
+
+    async def WatchPayments(
+        self, request: pb.WatchPaymentsRequest, _context: _Context
+    ) -> AsyncGenerator[pb.WatchPaymentsResponse, None]:
+        position = check_text_form(request.position, "position")
+        order_id = request.order_id and check_name(request.order_id, "order_id")
+        call = current_call()
+        async with aclosing(self._operations.watch(call, position, order_id)) as watched:
+            async for seen in watched:
+                payments = [_shown(payment, call.principal) for payment in seen.changes]
+                yield pb.WatchPaymentsResponse(payments=payments, position=seen.position, lost=seen.lost)
 
     async def NotifyAcquirer(self, request: pb.NotifyAcquirerRequest, _context: _Context) -> pb.NotifyAcquirerResponse:
         await self._operations.notified(check_name(request.key, "key"))

@@ -75,6 +75,7 @@ from services.payment.schema import (
     to_payment,
     to_row,
 )
+from services.runtime.change_feed import ChangeFeed
 from services.runtime.database.database import Database
 from services.runtime.database.group_commit import GroupCommit
 from services.runtime.database.idempotency_table import (
@@ -221,6 +222,7 @@ class SqlPaymentStore(PaymentStore):
 
     def __init__(self, database: Database, guards: Guards, failpoints: Failpoints = NO_FAILPOINTS) -> None:
         self._database = database
+        self.feed: ChangeFeed[Payment] = ChangeFeed()
         self._failpoints = failpoints
         self._guards = guards
         self._requests = Requests(REQUESTS, guards)
@@ -258,18 +260,20 @@ class SqlPaymentStore(PaymentStore):
 
         async def step(tx: Transaction) -> dict[Hashable, Any]:
             outcomes: dict[Hashable, Any] = {}
-            outcomes |= await self._accept_all(tx, [item for item in items if isinstance(item, _Accept)])
-            outcomes |= await self._apply_all(tx, [item for item in items if isinstance(item, _Apply)])
+            changed.clear()
+            outcomes |= await self._accept_all(tx, [item for item in items if isinstance(item, _Accept)], changed)
+            outcomes |= await self._apply_all(tx, [item for item in items if isinstance(item, _Apply)], changed)
             await _deliver_all(tx, [item for item in items if isinstance(item, _Deliver)])
             await self._failpoints.hit("committing", None, *subjects)
             return outcomes
 
-        outcomes = await self._database.run(step)
+        with self.feed.publishing() as changed:
+            outcomes = await self._database.run(step)
         await self._failpoints.hit("committed", None, *subjects)
         return [outcomes.get(item.key) for item in items]
 
     async def _accept_all(
-        self, tx: Transaction, wanted: Sequence[_Accept]
+        self, tx: Transaction, wanted: Sequence[_Accept], changed: list[Payment]
     ) -> dict[Hashable, Accepted | StoredResponse | CountinghouseError]:
         """Accept some payments, each under another request; return of each what `accept` returns or raises."""
         outcomes: dict[Hashable, Accepted | StoredResponse | CountinghouseError] = {}
@@ -286,6 +290,7 @@ class SqlPaymentStore(PaymentStore):
             outcomes[one.key] = Accepted(begun, earlier or one.draft)
         await tx.execute_each(_INSERT_PAYMENT, [to_row(draft) for draft in drafts])
         await tx.execute_each(_INSERT_EVENT, [to_event_row(draft) for draft in drafts])
+        changed += drafts
         return outcomes
 
     # The payment's transitions
@@ -304,11 +309,13 @@ class SqlPaymentStore(PaymentStore):
         return applied
 
     async def _apply_all(
-        self, tx: Transaction, wanted: Sequence[_Apply]
+        self, tx: Transaction, wanted: Sequence[_Apply], changed: list[Payment]
     ) -> dict[Hashable, Payment | CountinghouseError]:
         """Commit some transitions, each of another payment; return of each what `apply` returns or raises."""
         in_turn = sorted(wanted, key=lambda one: one.turn)
-        outcomes: dict[Hashable, Payment | CountinghouseError] = dict((await self._apply(tx, in_turn)).items())
+        applied = await self._apply(tx, in_turn)
+        changed += applied.values()
+        outcomes: dict[Hashable, Payment | CountinghouseError] = dict(applied.items())
         for one in in_turn:
             if one.key not in outcomes:
                 outcomes[one.key] = await refusal_or(self._seen(tx, one.change.before.payment_id, one.fence))
@@ -340,26 +347,30 @@ class SqlPaymentStore(PaymentStore):
             key = acquirer_key(before.payment_id, attempt)
             submitting = replace(change, after=replace(after, attempt=attempt, acquirer_key=key))
             submitted = (await self._apply(tx, [_Apply(submitting, fence)])).get(before.payment_id)
+            changed[:] = [] if submitted is None else [submitted]
             if submitted is None:
                 return await self._seen(tx, before.payment_id, fence)
             await _bind_card(tx, submitted)
             return submitted
 
-        return await self._database.run(step)
+        with self.feed.publishing() as changed:
+            return await self._database.run(step)
 
     async def expire(self, *, now_ms: int) -> int:
         """End tickets and requests whose time passed before they were used, and the payments begun under them."""
 
         async def step(tx: Transaction) -> int:
+            changed.clear()
             keys = await self._requests.expire(tx, now_ms=now_ms)
             for key in keys:
                 payment = await _find(tx, _MADE_BY, named(key))
                 change = payment and plan(Step.EXPIRE, payment, now_ms, decline_reason="TICKET_EXPIRED")
                 if change:
-                    await self._apply(tx, [_Apply(change, change.before.fence)])
+                    changed.extend((await self._apply(tx, [_Apply(change, change.before.fence)])).values())
             return len(keys)
 
-        return await self._database.run(step)
+        with self.feed.publishing() as changed:
+            return await self._database.run(step)
 
     async def raise_fence(self, payment_id: str, fence: Fence) -> Payment:
         """Refuse every older fence from now on; return the payment as it stands. Raises as `apply`."""
@@ -373,10 +384,13 @@ class SqlPaymentStore(PaymentStore):
         noted = update(PAYMENTS).where(PAYMENTS.c.payment_id == payment_id, PAYMENTS.c.state.in_(UNANSWERED))
 
         async def step(tx: Transaction) -> None:
+            changed.clear()
             await self._seen(tx, payment_id, fence)
-            await tx.execute(noted.values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention))
+            written = noted.values(asks=retry.asks, ask_at_ms=retry.ask_at_ms, attention=retry.attention)
+            changed.extend(map(to_payment, await tx.execute(written.returning(*PAYMENTS.c))))
 
-        await self._database.run(step)
+        with self.feed.publishing() as changed:
+            await self._database.run(step)
 
     async def schedule_query(self, key: str) -> None:
         """Let the worker ask at its next look what became of an acquirer's key, if a payment waits for that."""

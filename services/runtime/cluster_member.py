@@ -37,6 +37,7 @@ from services.kernel.clock import CallDeadline, Clock, SystemClock
 from services.kernel.errors import Unavailable
 from services.kernel.guards import Guards
 from services.kernel.ids import IdSource, RandomIds
+from services.kernel.release import release
 from services.runtime import process
 from services.runtime.database.clock import DatabaseClock
 from services.runtime.database.database import Database, probe_write
@@ -54,6 +55,7 @@ from services.runtime.grpc.tokens import audience_of
 from services.runtime.metrics import CallMetrics, MetricsPage, process_registry
 from services.runtime.process import Program
 from services.runtime.settings import EVERYWHERE, Settings
+from services.runtime.zookeeper_paths import RELEASE_PARAMETER
 from services.runtime.zookeeper_security import secured
 
 #: How long a provider that has unregistered goes on taking calls, so that consumers notice.
@@ -340,6 +342,8 @@ def _provider_url(service: Service, settings: Settings, ports: _Ports, page: str
     more = {"metrics": page} if page else {}
     if ports.internal:
         more[INTERNAL_PORT] = str(settings.advertise_internal_port or ports.internal)
+    if release():
+        more[RELEASE_PARAMETER] = release()
     return ProviderURL.provider(
         service.interface,
         _advertised_host(settings),

@@ -109,6 +109,11 @@ class CallMetrics:
             ["reason"],
             registry=collected_by,
         )
+        self._undelegated = Counter(
+            "countinghouse_undelegated_requests",
+            "Requests of a service that named a person without a delegation of theirs that holds.",
+            registry=collected_by,
+        )
         for reason in REFUSAL_REASONS:
             self._refusals.labels(reason)  # from 0: Prometheus sees no increase in a series that begins with 1
 
@@ -123,6 +128,10 @@ class CallMetrics:
             reason: One of `REFUSAL_REASONS`.
         """
         self._refusals.labels(reason).inc()
+
+    def undelegated(self) -> None:
+        """Count one request that named a person without a delegation of theirs that holds."""
+        self._undelegated.inc()
 
     def public_refused(self, method: str, code: grpc.StatusCode) -> None:
         """Count one call of health or reflection that was refused.

@@ -39,6 +39,7 @@ from services.runtime.grpc.failpoints import FailpointServicer, FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.grpc.tls import TlsFiles
 from services.runtime.settings import Profile, Settings
+from services.runtime.trace_export import exporting
 
 _FAILPOINT_SERVICE = "countinghouse.debug.v1.FailpointService"
 #: How often a database that is away is tried again at start; and how long `migrate` does so.
@@ -78,8 +79,9 @@ def run(program: Program, commands: Mapping[str, Command]) -> None:
         settings = Settings()
         logs.configure(program.name, settings.instance)
         command = " ".join(sys.argv[1:])
-        work = migrate(program, settings) if command == "migrate" else commands.get(command, commands[""])(settings)
-        uvloop.run(_awaited(work))
+        with exporting(program.name, settings.instance):
+            work = migrate(program, settings) if command == "migrate" else commands.get(command, commands[""])(settings)
+            uvloop.run(_awaited(work))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
         _end(program, problems, 2)

@@ -1,4 +1,4 @@
-"""Settings of one server process, from COUNTINGHOUSE_* environment variables.
+"""Settings of one server process, from COUNTINGHOUSE_* environment variables; those of its traces, from OTEL_*.
 
 Every wait and size has a bound here, with its unit last in its name.
 """
@@ -24,6 +24,8 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared with
 _MOST_S = 604_800
 #: The most calls, streams, tickets and units of a budget; gRPC takes 32 bits.
 _MOST = 1_000_000
+#: A collector's URL, without user and password.
+_COLLECTOR = re.compile(r"https?://[^@/?#\s]+/?")
 
 
 class Profile(StrEnum):
@@ -217,3 +219,45 @@ class Settings(BaseSettings):
     def guards(self) -> Guards:
         """The guards that are on."""
         return Guards.without(self.guards_off)
+
+
+class TracingSettings(BaseSettings):
+    """Whether spans are sent, and where: the standard variables of OpenTelemetry. Without an endpoint there are none.
+
+    The others are read by its SDK: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and its
+    argument, OTEL_BSP_* for the queue, and of OTEL_EXPORTER_OTLP_*: HEADERS, TIMEOUT, COMPRESSION, CERTIFICATE,
+    CLIENT_CERTIFICATE and CLIENT_KEY.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", extra="ignore", frozen=True)
+
+    #: The collector that takes OTLP over gRPC, as http://host:4317 or https://host:4317; the one for traces prevails.
+    exporter_otlp_endpoint: str = ""
+    exporter_otlp_traces_endpoint: str = ""
+    #: Only `grpc` is supported; the one for traces prevails.
+    exporter_otlp_protocol: str = "grpc"
+    exporter_otlp_traces_protocol: str = ""
+    #: Comma-separated; without `otlp` no spans are sent.
+    traces_exporter: str = "otlp"
+    #: `true` switches tracing off, whatever else is set.
+    sdk_disabled: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where spans are sent; empty: nowhere, and none are made."""
+        wanted = "otlp" in (self.traces_exporter or "otlp").split(",") and self.sdk_disabled.strip().lower() != "true"
+        return (self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint).strip() if wanted else ""
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> TracingSettings:
+        if not self.endpoint:
+            return self
+        protocol = self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol or "grpc"
+        if protocol != "grpc":
+            raise ValueError("spans are sent by gRPC only; set OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc, and its port")
+        if not _COLLECTOR.fullmatch(self.endpoint):
+            raise ValueError(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is http://host:port or https://host:port; a credential goes into "
+                "OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return self

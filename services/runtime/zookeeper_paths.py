@@ -1,4 +1,4 @@
-"""What the services agree upon about ZooKeeper: paths beside Dubbo's, and the name that it is known by."""
+"""What the services agree upon about ZooKeeper: paths and a parameter beside Dubbo's, and the name it is known by."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ SERVER_NAME: Final = "zookeeper.countinghouse"
 LOCKS_ROOT: Final = "/countinghouse/locks"
 #: The node that holds the ensemble's generation.
 GENERATION_PATH: Final = "/countinghouse/generation"
+#: The parameter of a provider's URL that holds the release of the instance, as Dubbo names that of an application.
+#: Dubbo's own `release` is that of its library.
+RELEASE_PARAMETER: Final = "application.version"

@@ -9,12 +9,13 @@ import itertools
 import ssl
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 
 from coordination.registry import ProviderURL, Registry
@@ -22,12 +23,15 @@ from coordination.session import Session
 from countinghouse.acquirer.v1 import acquirer_pb2
 from countinghouse.ledger.v1 import ledger_pb2
 from countinghouse.order.v1 import order_pb2
+from countinghouse.type.v1 import clerk_pb2, fence_pb2
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.kernel.clock import SystemClock
+from services.kernel.principal import Role
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import method_names
 from services.runtime.grpc.tls import INTERNAL_PORT, Dialer, TlsFiles
+from services.testkit.client import new_id
 from services.testkit.harness import ONE, TWO, Harness
 from tests.certificates import CertificateIssuer
 from tests.e2e.checked import checked_books, refusal
@@ -37,6 +41,7 @@ from tests.e2e.test_identities import stolen
 from tests.integration.echo import Cable
 
 HOST = "127.0.0.1"
+FENCE = fence_pb2.Fence(generation=1, token=1)
 _SETTLES = 20
 
 
@@ -97,6 +102,45 @@ async def impostor(files: TlsFiles) -> AsyncIterator[Intruder]:
             yield intruder
     finally:
         await server.stop(None)
+
+
+@dataclass
+class Alterer(Intruder):
+    """Passes on what it is sent, to the server that is meant and back.
+
+    Attributes:
+        altering: Whether it changes what comes back.
+        altered: How many pieces it has changed.
+    """
+
+    altering: bool = False
+    altered: int = 0
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool) -> None:
+        while content := await reader.read(65_536):
+            if back and self.altering:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+                self.altered += 1
+            writer.write(content)
+        writer.close()
+
+
+@asynccontextmanager
+async def altering(address: str) -> AsyncIterator[Alterer]:
+    """Between a client and the server at an address."""
+    alterer = Alterer()
+    host, _, port = address.rpartition(":")
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_connection(host, int(port))
+        ways = (alterer.carry(reader, downstream, back=False), alterer.carry(upstream, writer, back=True))
+        with suppress(ConnectionError):
+            await asyncio.gather(*ways)
+
+    server = await asyncio.start_server(take, HOST, 0)
+    alterer.cable.port = server.sockets[0].getsockname()[1]
+    async with server, alterer.cable.laid() as alterer.port:
+        yield alterer
 
 
 @asynccontextmanager
@@ -193,6 +237,24 @@ class TestFakeProvider:
             await checked_books(harness)
 
 
+class TestAlteredReply:
+    """It stands between the payment service and the order service, whose certificate it passes on."""
+
+    async def test_reply_that_was_altered_is_none(self, fresh_stack: FreshStack) -> None:
+        """The call goes to the service by another way; every order is settled once, for what it costs."""
+        async with fresh_stack(replicas={"payment": 2}) as stack, Harness(stack) as harness:
+            async with altering(await internal_address_of(stack, "order-1")) as alterer:
+                async with registered(stack, "order", alterer):
+                    await settle_until_tried(harness, alterer)
+                    alterer.altering = True
+                    for number in range(_SETTLES):
+                        await harness.cashier.settle_ok(
+                            await harness.new_order(), at=(ONE, TWO)[number % 2], timeout_s=10.0
+                        )
+                assert alterer.altered
+            await checked_books(harness)
+
+
 class TestStolen:
     """What was stolen from one process is of no use elsewhere."""
 
@@ -232,6 +294,45 @@ class TestStolen:
         for dialer in (stack.dialer(), forged):
             error = await refused(dialer, address, "order", method, request, token)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class TestImpersonation:
+    """A payment service that was taken over names whom it likes. It has its own certificate and token."""
+
+    async def test_person_who_has_not_called_is_not_recorded(self, stack: Stack) -> None:
+        """Orders and journals record the service itself."""
+        async with Harness(stack) as harness:
+            order_id = await harness.new_order()
+        wang = clerk_pb2.Clerk(name="wang", role=clerk_pb2.ROLE_ACCOUNTANT)
+        ours: dict[str, Any] = {"order_id": order_id, "payment_id": new_id("pay"), "fence": FENCE}
+        claim = order_pb2.ClaimOrderRequest(clerk=wang, **ours)
+        completion = order_pb2.CompleteOrderRequest(settled_by=wang, settled_at_ms=1, **ours)
+        post = ledger_pb2.PostRequest(
+            request_id=ours["payment_id"],
+            business_key=f"pay:{ours['payment_id']}",
+            postings=[
+                ledger_pb2.Posting(account_id="drawer:CNY", amount=1),
+                ledger_pb2.Posting(account_id="sales:CNY", amount=-1),
+            ],
+            currency_code="CNY",
+            payment_id=ours["payment_id"],
+            clerk=wang,
+        )
+        await as_payment(stack, "order", claim)
+        paid = order_pb2.CompleteOrderResponse.FromString(await as_payment(stack, "order", completion)).order
+        journal = ledger_pb2.PostResponse.FromString(await as_payment(stack, "ledger", post)).journal
+        itself = clerk_pb2.Clerk(name="payment-service", role=clerk_pb2.ROLE_SERVICE)
+        assert (paid.settled_by, journal.posted_by) == (itself, itself)
+
+    async def test_person_is_not_named_with_the_delegation_of_another(self, stack: Stack) -> None:
+        """That of a cashier whose token it was sent."""
+        token = stack.token("li", Role.CASHIER)
+        delegation = jwt.decode(token, options={"verify_signature": False})["delegation"]
+        wang = clerk_pb2.Clerk(name="wang", role=clerk_pb2.ROLE_ACCOUNTANT, delegation=delegation)
+        request = order_pb2.ClaimOrderRequest(order_id="o1", payment_id="p1", fence=FENCE, clerk=wang)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await as_payment(stack, "order", request)
+        assert status.from_rpc_error(error.value).reason == "DELEGATION_FOR_ANOTHER"
 
 
 class TestPlainText:
@@ -319,6 +420,18 @@ async def internal_address_of(stack: Stack, instance: str) -> str:
         listings = await Registry(session).ls(timeout_s=10.0)
     (url,) = [url for each in listings for url in each.providers if url.parameters.get("instance") == instance]
     return f"{url.host}:{url.parameters[INTERNAL_PORT]}"
+
+
+async def as_payment(stack: Stack, service: str, request: Any) -> bytes:
+    """The answer to a call of the payment service."""
+    keys = stack.data / "keys"
+    dialer = Dialer(TlsFiles(keys / "ca.pem", keys / "tls" / "payment-1.pem"))
+    method = f"/{INTERFACES[service]}/{type(request).__name__.removesuffix('Request')}"
+    metadata = (("authorization", f"Bearer {stolen(stack, 'payment', service)}"),)
+    async with dialer.open(await internal_address_of(stack, f"{service}-1"), service) as channel:
+        call: Any = channel.unary_unary(method)
+        answer: bytes = await call(request.SerializeToString(), timeout=5.0, metadata=metadata)
+    return answer
 
 
 async def refused(

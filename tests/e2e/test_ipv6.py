@@ -11,7 +11,7 @@ import pytest
 from coordination.registry import Registry
 from coordination.session import Session
 from countinghouse.payment.v1 import payment_pb2 as pb
-from services.cli.metrics import _read
+from services.cli.metrics import read_page
 from services.runtime.grpc.identity import server_name
 from services.runtime.grpc.probe import state
 from services.testkit.client import new_id
@@ -48,7 +48,7 @@ async def test_card_payment_passes_over_ipv6(fresh_stack: FreshStack) -> None:
                 assert url.address.startswith(f"{host}:")
                 assert f"tri://{host}:" in str(url)
                 assert url.parameters["metrics"].startswith(f"{host}:")
-                assert "coordination_" in await asyncio.to_thread(_read, url.parameters["metrics"], 5.0)
+                assert "coordination_" in await asyncio.to_thread(read_page, url.parameters["metrics"], 5.0)
                 ca_file, name = str(stack.data / "keys" / "ca.pem"), server_name(instance.rpartition("-")[0])
                 assert await asyncio.to_thread(state, url.address, ca_file=ca_file, name=name) == "SERVING"
             async with stack.dialer().open(f"[::1]:{urls['order-1'].port}", "order") as channel:

@@ -93,6 +93,9 @@ class TestClerks:
         books = await checked_books(alone)
         assert charges(books, order_id) == [left]
         assert states(books, [left]) == ["SUCCEEDED"]
+        (journal,) = [row for row in books.journals if row["payment_id"] == left]
+        (order,) = [row for row in books.orders if row["order_id"] == order_id]
+        assert [journal["clerk_name"], order["settled_by_name"]] == [alone.cashier.name] * 2
         again = await alone.cashier.settle(order_id, key, at=TWO)
         assert again.replayed
         assert again.payment.payment_id == left

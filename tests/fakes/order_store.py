@@ -13,6 +13,7 @@ from services.kernel.principal import Principal
 from services.order import model
 from services.order.model import Change, Order, OrderEvent, order_not_found
 from services.order.ports import Listed, MoveOutcome, OrderFilter, OrderStore
+from services.runtime.change_feed import ChangeFeed
 from tests.fakes.request_table import FakeAnswers
 
 #: One row of an order's history, as `order_events` has it.
@@ -28,6 +29,7 @@ class FakeOrderStore(OrderStore):
 
     def __init__(self, guards: Guards | None = None) -> None:
         self._guards = guards or Guards()
+        self.feed: ChangeFeed[Order] = ChangeFeed()
         self._orders: dict[str, Order] = {}  # in the order in which they were made
         self._requests = FakeAnswers(self._guards)
         self.fences: dict[str, Fence] = {}
@@ -116,6 +118,7 @@ class FakeOrderStore(OrderStore):
         reason: str = "",
     ) -> None:
         self._orders[after.order_id] = replace(after)
+        self.feed.publish([after])
         self.events.append(
             Event(
                 order_id=after.order_id,

@@ -39,6 +39,7 @@ from services.payment.model import (
     plan,
 )
 from services.payment.ports import Filter, PaymentStore, RequestRecords
+from services.runtime.change_feed import ChangeFeed
 from tests.fakes.request_table import FakeRequestTable
 
 
@@ -106,6 +107,8 @@ class FakePaymentStore(PaymentStore):
         self.events: list[Event] = []
         self.outbox: dict[tuple[str, OutboxAction], OutboxMessage] = {}
         self.card_owners: dict[str, str] = {}
+        self.feed: ChangeFeed[Payment] = ChangeFeed()
+        self._changed: list[Payment] = []
 
     async def accept(self, draft: Payment, fingerprint: str, lease: Lease) -> Accepted | StoredResponse:
         with self.transaction():
@@ -168,6 +171,7 @@ class FakePaymentStore(PaymentStore):
         payment = await self.raise_fence(payment_id, fence)
         if payment.state in UNANSWERED:
             self.payments[payment_id] = replace(payment, retry=retry)
+            self.feed.publish([self.payments[payment_id]])
 
     async def schedule_query(self, key: str) -> None:
         for payment in list(self.payments.values()):
@@ -256,13 +260,15 @@ class FakePaymentStore(PaymentStore):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Undo all that was done inside if it raises."""
+        """Undo all that was done inside if it raises; tell the feed of it if not."""
+        self._changed = []
         saved = dict(self.payments), list(self.events), dict(self.outbox), dict(self.requests.rows)
         try:
             yield
         except BaseException:
             self.payments, self.events, self.outbox, self.requests.rows = saved
             raise
+        self.feed.publish(self._changed)
 
     def _apply(self, change: Change, fence: Fence) -> Payment | None:
         known, row = self._known(change.before.payment_id), change.transition
@@ -299,6 +305,7 @@ class FakePaymentStore(PaymentStore):
 
     def _put(self, payment: Payment) -> None:
         self.payments[payment.payment_id] = payment
+        self._changed.append(payment)
         self.events.append(
             Event(
                 payment.payment_id,

@@ -39,6 +39,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.kernel.errors import OutcomeUnknown, Unavailable
+from services.runtime import tracing
 from services.runtime.database.errors import (
     WRITES_FAIL,
     CommitUnanswered,
@@ -93,6 +94,7 @@ class Database:
             SqliteBackend(parsed, pool) if self.is_sqlite else PostgresqlBackend(parsed, pool, statement_timeout_s)
         )
         keep_values_out(self._backend.sync_engine)
+        self._system = parsed.get_backend_name()
         self._writes_fail = False
 
     async def __aenter__(self) -> Self:
@@ -112,7 +114,8 @@ class Database:
             OutcomeUnknown: It went away, failed or was removed while it committed.
             DatabaseRefused: DATABASE_CORRUPT, DATABASE_LOGIN, DATABASE_MISSING or DATABASE_FORBIDDEN.
         """
-        return await self._write(lambda: self._backend.write(step))
+        with tracing.sql("write", self._system):
+            return await self._write(lambda: self._backend.write(step))
 
     async def change_schema(self, step: SchemaStep[_T]) -> _T:
         """Run a step that changes the schema, on a connection of SQLAlchemy's. Raises as `run`."""
@@ -134,11 +137,13 @@ class Database:
 
     async def read(self, step: Step[_T]) -> _T:
         """Run a step that only reads, on one snapshot."""
-        return await self._attempt(lambda: self._backend.read(step), writing=False)
+        with tracing.sql("read", self._system):
+            return await self._attempt(lambda: self._backend.read(step), writing=False)
 
     async def select(self, statement: Executable, parameters: Parameters) -> Rows:
         """Execute a single SELECT, outside a step. Raises as `read`."""
-        return await self._attempt(lambda: self._backend.select(statement, parameters), writing=False)
+        with tracing.sql("select", self._system):
+            return await self._attempt(lambda: self._backend.select(statement, parameters), writing=False)
 
     @property
     def sync_engine(self) -> Engine:

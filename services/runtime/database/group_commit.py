@@ -15,17 +15,20 @@ Rules
    wait for a locked row, each of its items is committed alone, and only those that cannot be committed fail. They are
    committed at the same time, so that one that waits for a lock holds up the batch once more at most.
 4. A batch runs to its end even if its callers are cancelled: a cancelled caller does not decide what is committed.
+5. What commits the batches is a task of none of the callers: it has the context in which the object was made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from services.kernel.errors import OutcomeUnknown, ResourceExhausted, Unavailable
+from services.runtime import tracing
 from services.runtime.database.errors import StatementTimeout
 
 _I = TypeVar("_I")
@@ -41,6 +44,7 @@ _WAITING = 4096
 class _Waiting(Generic[_I, _O]):
     item: _I
     key: Hashable
+    span: tracing.Span | None
     outcome: asyncio.Future[_O] = field(default_factory=asyncio.Future)
 
 
@@ -64,6 +68,7 @@ class GroupCommit(Generic[_I, _O]):
         self._commit = commit
         self._key = key
         self._limit = limit
+        self._context = contextvars.copy_context()
         self._waiting: deque[_Waiting[_I, _O]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
@@ -85,13 +90,17 @@ class GroupCommit(Generic[_I, _O]):
             return []
         if len(self._waiting) + len(items) > _WAITING:
             raise ResourceExhausted("COMMITS_WAITING", "too many changes wait for the database; try again")
-        waiting: list[_Waiting[_I, _O]] = [_Waiting(item, self._key(item) if self._key else object()) for item in items]
-        self._waiting.extend(waiting)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
-        outcomes = [each.outcome for each in waiting]
-        await asyncio.wait(outcomes)  # unlike gather, it cancels none of them with its caller
-        return [outcome.result() for outcome in outcomes]
+        with tracing.span("commit"):
+            span = tracing.current()
+            waiting: list[_Waiting[_I, _O]] = [
+                _Waiting(item, self._key(item) if self._key else object(), span) for item in items
+            ]
+            self._waiting.extend(waiting)
+            if self._writer is None:
+                self._writer = asyncio.create_task(self._write(), context=self._context.copy())
+            outcomes = [each.outcome for each in waiting]
+            await asyncio.wait(outcomes)  # unlike gather, it cancels none of them with its caller
+            return [outcome.result() for outcome in outcomes]
 
     async def _write(self) -> None:
         """Commit batch after batch until no item waits."""
@@ -115,7 +124,8 @@ class GroupCommit(Generic[_I, _O]):
 
     async def _commit_batch(self, batch: Sequence[_Waiting[_I, _O]]) -> None:
         try:
-            outcomes = await self._commit([waiting.item for waiting in batch])
+            with tracing.batch("commit batch", batch):
+                outcomes = await self._commit([waiting.item for waiting in batch])
             answered = list(zip(batch, outcomes, strict=True))
         except Exception as error:
             if len(batch) > 1 and _may_be_of_one_item(error):

@@ -10,6 +10,7 @@ from services.kernel.errors import PermissionDenied
 from services.kernel.principal import Principal, Role
 
 _EVERYONE = frozenset(Role) - {Role.ACQUIRER}  # the acquirer is outside
+_PEOPLE = _EVERYONE - {Role.SERVICE}
 _CLERKS = frozenset({Role.CASHIER, Role.ACCOUNTANT})
 _PAYERS = _CLERKS | {Role.CUSTOMER}
 _SERVICE = frozenset({Role.SERVICE})
@@ -22,6 +23,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.order.v1.OrderService/GetOrder": _EVERYONE,
     "/countinghouse.order.v1.OrderService/GetOrderHistory": _EVERYONE,
     "/countinghouse.order.v1.OrderService/ListOrders": _EVERYONE,
+    "/countinghouse.order.v1.OrderService/WatchOrders": _PEOPLE,
     "/countinghouse.order.v1.OrderService/CancelOrder": _PAYERS,
     "/countinghouse.order.v1.OrderService/ClaimOrder": _SERVICE,
     "/countinghouse.order.v1.OrderService/CompleteOrder": _SERVICE,
@@ -38,6 +40,7 @@ MAY_CALL: dict[str, frozenset[Role]] = {
     "/countinghouse.payment.v1.PaymentService/GetPayment": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/GetPaymentHistory": _EVERYONE,
     "/countinghouse.payment.v1.PaymentService/ListPayments": _EVERYONE,
+    "/countinghouse.payment.v1.PaymentService/WatchPayments": _PEOPLE,
     "/countinghouse.payment.v1.PaymentService/NotifyAcquirer": frozenset({Role.ACQUIRER, Role.ACCOUNTANT}),
     "/countinghouse.ledger.v1.LedgerService/OpenAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),
     "/countinghouse.ledger.v1.LedgerService/CloseAccount": frozenset({Role.ACCOUNTANT, Role.OPERATOR}),

@@ -32,6 +32,9 @@ from services.runtime.grpc import methods
 READ_COST: Final = 1
 CHANGE_COST: Final = 4
 LIST_COST: Final = 32
+#: A stream costs its caller so much for as long as it is open; and so many are open at once, of all callers.
+STREAM_COST: Final = 8
+_STREAMS: Final = 128
 #: Of methods that look at a whole table, or change many orders.
 _COSTS: Final = {
     "/countinghouse.payment.v1.PaymentService/SettleBatch": 64,
@@ -48,6 +51,8 @@ def cost_of(method: str) -> int:
     """Return what a call of `/package.Service/Method` costs; a method whose request has a page_size is a list."""
     if method in _COSTS:
         return _COSTS[method]
+    if methods.is_stream(method):
+        return STREAM_COST
     service, _, name = method.strip("/").partition("/")
     try:
         request = descriptor_pool.Default().FindMethodByName(f"{service}.{name}").input_type
@@ -61,8 +66,9 @@ def cost_of(method: str) -> int:
 class AdmittedCall:
     """One call's part of its caller's budget. Made by `Admission.admit`; given back when all its tasks have ended."""
 
-    def __init__(self, admission: Admission, principal: Principal, cost: int) -> None:
-        self.cost = cost
+    def __init__(self, admission: Admission, principal: Principal, method: str) -> None:
+        self.cost = cost_of(method)
+        self.is_stream = methods.is_stream(method)
         self.principal = principal
         self._admission = admission
         self._tasks = 0
@@ -93,6 +99,7 @@ class Admission:
         self._max_executions = max_executions
         self._in_use: Counter[Principal] = Counter()
         self._executions = 0
+        self._streams = 0
 
     def admit(self, method: str, principal: Principal) -> AdmittedCall:
         """Take what a call costs from its caller's budget, until the task that serves it, this one, has ended.
@@ -116,17 +123,21 @@ class Admission:
         if call is None:
             raise AssertionError("a call is served in a task")
         self._in_use[principal] += cost
-        admitted = AdmittedCall(self, principal, cost)
+        admitted = AdmittedCall(self, principal, method)
         admitted.hold_until_done(call)
         return admitted
 
     @contextmanager
     def executing(self, admitted: AdmittedCall) -> Iterator[None]:
-        """Count an execution while inside.
+        """Count an execution while inside; an open stream is counted apart, for it waits most of the time.
 
         Raises:
-            ResourceExhausted: SERVER_LIMIT.
+            ResourceExhausted: SERVER_LIMIT, STREAM_LIMIT.
         """
+        if admitted.is_stream:
+            with self._streaming():
+                yield
+            return
         limit = self._max_executions if admitted.cost <= CHANGE_COST else max(1, self._max_executions // 2)
         if self._executions >= limit:
             raise ResourceExhausted(
@@ -137,6 +148,18 @@ class Admission:
             yield
         finally:
             self._executions -= 1
+
+    @contextmanager
+    def _streaming(self) -> Iterator[None]:
+        if self._streams >= _STREAMS:
+            raise ResourceExhausted(
+                "STREAM_LIMIT", "this server has too many streams open; try again", retry_after_ms=_SERVER_RETRY_MS
+            )
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     def give_back(self, admitted: AdmittedCall) -> None:
         """Return the cost of a call to its caller's budget. Called by the call itself."""

@@ -16,11 +16,13 @@ Rules
 4. After a lost reply each request of the batch is sent again, alone, under its own key. What such an answer says of its
    own attempt only is no outcome (`status.after_silence`).
 5. Each caller waits as long as the own deadline allows. A request whose caller has left before it was sent is not sent.
+6. What sends the batches is a task of none of the callers: it has the context in which the object was made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,11 +30,13 @@ from typing import Any, Final, Protocol
 
 import grpc
 import structlog
+from google.rpc import status_pb2
 
 from services.kernel.clock import CallDeadline
 from services.kernel.errors import CountinghouseError, InvalidArgument, OutcomeUnknown, Unavailable
+from services.runtime import tracing
 from services.runtime.grpc import status
-from services.runtime.grpc.context import Call, current_call, serving
+from services.runtime.grpc.context import current_call, serving
 from services.runtime.grpc.interceptors import StoredRefusal
 
 log = structlog.get_logger("batch")
@@ -59,6 +63,7 @@ class CallsPeers(Protocol):
 class _Waiting:
     request: Any
     deadline: CallDeadline
+    span: tracing.Span | None
     sent: bool = False
     outcome: asyncio.Future[Any] = field(default_factory=asyncio.Future)
 
@@ -71,15 +76,25 @@ class BatchedCalls:
         many: The stub's method for a batch.
         batch: The request type of `many`, whose field `requests` holds requests of `one`. Its response holds an
             `outcomes` for each, in their order: a `response` of `one`, or the bytes of a google.rpc.Status in `error`.
+        name: Of a request and its wait, in traces.
     """
 
     def __init__(
-        self, peers: CallsPeers, one: Callable[..., Any], many: Callable[..., Any], batch: Callable[..., Any]
+        self,
+        peers: CallsPeers,
+        one: Callable[..., Any],
+        many: Callable[..., Any],
+        batch: Callable[..., Any],
+        *,
+        name: str,
     ) -> None:
         self._peers = peers
         self._one = one
         self._many = many
         self._batch = batch
+        self._name = name
+        self._batch_name = f"{name} batch"
+        self._context = contextvars.copy_context()
         self._waiting: deque[_Waiting] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
@@ -92,19 +107,20 @@ class BatchedCalls:
         """
         if len(self._waiting) >= _MOST_WAITING:
             raise Unavailable("PEER_BUSY", "too many requests wait for a service this needs; try again")
-        waiting = _Waiting(request, deadline)
-        self._waiting.append(waiting)
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all())
-        try:
-            async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
-                return await waiting.outcome
-        except TimeoutError:
-            if waiting.sent:
-                raise OutcomeUnknown("OUTCOME_UNKNOWN", "no answer before the deadline") from None
-            raise Unavailable(
-                "DEADLINE_TOO_SHORT", "too little was left of the deadline to ask on; allow more time"
-            ) from None
+        with tracing.span(self._name):
+            waiting = _Waiting(request, deadline, tracing.current())
+            self._waiting.append(waiting)
+            if self._sender is None:
+                self._sender = asyncio.create_task(self._send_all(), context=self._context.copy())
+            try:
+                async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
+                    return await waiting.outcome
+            except TimeoutError:
+                if waiting.sent:
+                    raise OutcomeUnknown("OUTCOME_UNKNOWN", "no answer before the deadline") from None
+                raise Unavailable(
+                    "DEADLINE_TOO_SHORT", "too little was left of the deadline to ask on; allow more time"
+                ) from None
 
     async def _send_all(self) -> None:
         """Send batch after batch until no request waits."""
@@ -145,7 +161,8 @@ class BatchedCalls:
         latest = max((waiting.deadline for waiting in batch), key=CallDeadline.remaining_s)
         request = self._batch(requests=[waiting.request for waiting in batch])
         try:
-            outcomes = (await self._peers.call(self._many, request, latest)).outcomes
+            with tracing.batch(self._batch_name, batch):
+                outcomes = (await self._peers.call(self._many, request, latest)).outcomes
         except OutcomeUnknown as silence:
             if _took_all_time(silence):
                 raise
@@ -168,7 +185,8 @@ class BatchedCalls:
             again: It has been sent in a batch that was not answered.
         """
         try:
-            response = await self._peers.call(self._one, waiting.request, waiting.deadline)
+            with tracing.batch(self._name, (waiting,)):
+                response = await self._peers.call(self._one, waiting.request, waiting.deadline)
         except CountinghouseError as error:
             if not waiting.outcome.done():
                 waiting.outcome.set_exception(status.after_silence(error) if again else error)
@@ -205,30 +223,42 @@ async def serve_each(
     whole = current_call()
     calls = [replace(whole, in_batch=True) for _ in requests]
 
-    async def serve_one(call: Call, request: Any) -> Any:
+    async def serve_one(place: int, request: Any) -> Any:
+        call = calls[place]
         serving(call)
-        try:
-            response = await serve(request, None)
-        except StoredRefusal as refusal:
-            found = outcome(error=refusal.stored)
-        except CountinghouseError as error:
-            found = outcome(error=status.to_status(error).SerializeToString())
-        except Exception:
-            log.exception("unexpected", method=whole.method, caller=str(whole.principal))
-            found = outcome(error=status.internal().SerializeToString())
-        else:
-            if isinstance(response, bytes):  # as it is stored
-                found = outcome()
-                found.response.MergeFromString(response)
+        with tracing.item(whole.method, request, place, len(requests)) as span:
+            refused: status_pb2.Status | None = None
+            try:
+                response = await serve(request, None)
+            except StoredRefusal as refusal:
+                refused, found = refusal.status, outcome(error=refusal.stored)
+            except CountinghouseError as error:
+                refused = status.to_status(error)
+                found = outcome(error=refused.SerializeToString())
+            except Exception:
+                log.exception("unexpected", method=whole.method, caller=str(whole.principal))
+                refused = status.internal()
+                found = outcome(error=refused.SerializeToString())
             else:
-                found = outcome(response=response)
+                found = _answer(outcome, response)
+            if refused is not None and span.recording:
+                span.answered(status.code_of_status(refused).name, status.reason_in(refused))
         if call.replayed and "replayed" in found.DESCRIPTOR.fields_by_name:
             found.replayed = True
         return found
 
-    outcomes = await asyncio.gather(*map(serve_one, calls, requests))
+    outcomes = await asyncio.gather(*(serve_one(place, request) for place, request in enumerate(requests)))
     whole.reply_dropped |= any(call.reply_dropped for call in calls)
     return outcomes
+
+
+def _answer(outcome: Callable[..., Any], response: Any) -> Any:
+    """Return the outcome with a response, which may be the bytes of a stored one."""
+    if not isinstance(response, bytes):
+        return outcome(response=response)
+    found = outcome()
+    found.response.MergeFromString(response)
+    return found
 
 
 def _took_all_time(silence: OutcomeUnknown) -> bool:

@@ -24,6 +24,7 @@ from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.credential_metrics import CredentialMetrics
+from services.runtime.grpc.delegations import DelegationVerifier
 from services.runtime.grpc.interceptors import CallInterceptor
 from services.runtime.grpc.tls import TlsFiles
 from services.runtime.grpc.tokens import TokenVerifier
@@ -66,6 +67,7 @@ def new_server(
     interceptor = CallInterceptor(
         TokenVerifier(trust.current, audience, clock, house=house),
         clock,
+        delegations=DelegationVerifier(trust.current, audience, clock),
         default_deadline_s=settings.default_deadline_s,
         max_deadline_s=settings.max_deadline_s,
         message_timeout_s=settings.message_timeout_s,

@@ -4,7 +4,7 @@ In:  token → caller, and certificate → service; the access table; the client
      bytes → message; the server's limit; then the servicer. All up to the bytes when the headers arrive, before a
      request is waited for.
 Out: errors → statuses; a stored response → the trailer `x-replayed`; the unexpected → the log, and an opaque INTERNAL;
-     and every call is counted and logged once, whatever became of it.
+     and every call is counted and logged once, whatever became of it, and is a span of its caller's trace.
 
 A call that changes something runs to its end in a task of its own even if its caller hangs up: a hang-up
 must not decide in which state a payment is left. Health and reflection, which are not ours, are served to
@@ -14,7 +14,8 @@ every caller, within bounds of their own (`runtime/grpc/public.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -23,12 +24,14 @@ from google.rpc import status_pb2
 from grpc import aio
 
 from services.kernel.clock import CallDeadline, Clock
-from services.kernel.errors import CountinghouseError, Unauthenticated
+from services.kernel.errors import Aborted, CountinghouseError, Unauthenticated
 from services.kernel.idempotency import Answer
-from services.kernel.principal import Role
+from services.kernel.principal import Principal, Role
+from services.runtime import tracing
 from services.runtime.grpc import access, methods, parsing, status
 from services.runtime.grpc.admission import Admission, AdmittedCall
 from services.runtime.grpc.context import Call, serving
+from services.runtime.grpc.delegations import DelegationVerifier
 from services.runtime.grpc.public import PublicCalls
 from services.runtime.grpc.receiving import Receiver
 from services.runtime.grpc.tls import TlsFiles
@@ -38,6 +41,7 @@ from services.runtime.metrics import CallMetrics
 _OURS = "/countinghouse."
 #: Kept back from the caller's deadline, so that our answer still reaches them.
 _REPLY_MARGIN_S = 0.02
+_WATCH_AGAIN_MS = 1_000
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 log = structlog.get_logger()
@@ -74,6 +78,7 @@ class CallInterceptor(aio.ServerInterceptor):
         admission: How much callers may have at once.
         metrics: Counts the calls; None: they are not read.
         tls: By which a service must show its certificate besides its token; None: it need not.
+        delegations: Says for whom a service may act; None: for no person.
     """
 
     def __init__(
@@ -87,14 +92,17 @@ class CallInterceptor(aio.ServerInterceptor):
         admission: Admission,
         metrics: CallMetrics | None = None,
         tls: TlsFiles | None = None,
+        delegations: DelegationVerifier | None = None,
     ) -> None:
         self._verifier = verifier
+        self._delegations = delegations
         self._clock = clock
         self._metrics = metrics or CallMetrics()
         self._tls = tls
         self._default_deadline_s = default_deadline_s
         self._max_deadline_s = max_deadline_s
         self._admission = admission
+        self._message_timeout_s = message_timeout_s
         self._receiver = Receiver(message_timeout_s)
         self._public = PublicCalls(message_timeout_s=message_timeout_s, metrics=self._metrics)
         self._running: set[asyncio.Task[Any]] = set()
@@ -110,15 +118,17 @@ class CallInterceptor(aio.ServerInterceptor):
             return None
         if not method.startswith(_OURS):
             return self._public.bounded(method, handler)
-        if handler.unary_unary is None:
-            raise RuntimeError(f"{method} is a stream: streaming RPCs are not supported by CallInterceptor")
-        serve: Behaviour = handler.unary_unary
+        if handler.request_streaming:
+            raise RuntimeError(f"{method} is a stream of requests, which CallInterceptor does not support")
+        serve: Behaviour = self._streamed(handler.unary_stream) if handler.response_streaming else handler.unary_unary
 
         async def behave(_requests: object, context: aio.ServicerContext[Any, Any]) -> Any:
-            with self._metrics.in_flight():
+            with self._metrics.in_flight(), tracing.served(method, context.invocation_metadata):
                 return await self._serve(method, serve, handler.request_deserializer, context)
 
         # A stream of requests, and without a deserializer: none is waited for or parsed before the token was looked at.
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(behave, response_serializer=_serialize)
         return grpc.stream_unary_rpc_method_handler(behave, response_serializer=_serialize)
 
     async def drained(self) -> None:
@@ -138,6 +148,7 @@ class CallInterceptor(aio.ServerInterceptor):
         call: Call | None = None
         try:
             call = self._identify(method, context)
+            serving(call)
             caller = str(call.principal)
             admitted = self._admission.admit(method, call.principal)
             request = parsing.parse(deserializer, await self._receiver.receive(context))
@@ -165,6 +176,7 @@ class CallInterceptor(aio.ServerInterceptor):
         finally:
             name, took_s = method.rpartition("/")[2], self._clock.monotonic_s() - started_s
             self._metrics.answered(name, code, took_s)
+            tracing.answered(code.name, reason)
             log.info(
                 "call",
                 method=name,
@@ -177,6 +189,29 @@ class CallInterceptor(aio.ServerInterceptor):
         # The caller hears of the refusal after the log and the metrics have it.
         return await status.abort(context, answer, body, replayed=bool(call and call.replayed))
 
+    def _streamed(self, stream: Callable[[Any, Any], AsyncGenerator[Any, None]]) -> Behaviour:
+        """Return the behaviour that sends the messages of a stream, for as long as its caller may have them.
+
+        The caller is identified again for each message, and one that does not read a message in time is refused.
+        """
+
+        async def behave(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
+            async with aclosing(stream(request, context)) as sent:
+                async for message in sent:
+                    self._verifier.verify(_bearer(context))
+                    await self._write(message, context)
+
+        return behave
+
+    async def _write(self, message: Any, context: aio.ServicerContext[Any, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._message_timeout_s):
+                await context.write(message)
+        except TimeoutError:
+            raise Aborted(
+                "ANSWER_NOT_TAKEN", "the answer was not read in time", retry_after_ms=_WATCH_AGAIN_MS
+            ) from None
+
     def _identify(self, method: str, context: aio.ServicerContext[Any, Any]) -> Call:
         remaining_s = context.time_remaining()
         seconds = min(self._default_deadline_s if remaining_s is None else remaining_s, self._max_deadline_s)
@@ -186,17 +221,27 @@ class CallInterceptor(aio.ServerInterceptor):
             shown = self._tls.identity_of(context.auth_context(), self._clock.now_ms() / 1000)
             self._verifier.check_certificate(principal, shown)
         access.check(method, principal)
-        return Call(method, principal, CallDeadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S))
+        deadline = CallDeadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S)
+        return Call(method, principal, deadline, represented=self._represented)
+
+    def _represented(self, named: Principal, caller: Principal) -> Principal:
+        found = caller
+        try:
+            if self._delegations is not None:
+                found = self._delegations.represented(named, caller)
+        finally:
+            if found != named:
+                self._metrics.undelegated()
+        return found
 
     async def _run(
         self, call: Call, admitted: AdmittedCall, serve: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
     ) -> Any:
         async def run() -> Any:
             with self._admission.executing(admitted):
-                serving(call)
                 return await serve(request, context)
 
-        if methods.is_read(call.method):
+        if methods.is_read(call.method):  # streams are reads
             return await run()
         task = asyncio.create_task(run())
         admitted.hold_until_done(task)

@@ -25,6 +25,16 @@ def is_read(method: str) -> bool:
     return idempotency(method) is Idempotency.NO_SIDE_EFFECTS
 
 
+@cache
+def is_stream(method: str) -> bool:
+    """Return whether `/package.Service/Method` answers with a stream."""
+    service, _, name = method.strip("/").partition("/")
+    try:
+        return bool(descriptor_pool.Default().FindMethodByName(f"{service}.{name}").server_streaming)
+    except KeyError:
+        return False
+
+
 def method_names(service: str) -> tuple[str, ...]:
     """Return the methods of `package.Service`, as the registry lists them."""
     return tuple(method.name for method in descriptor_pool.Default().FindServiceByName(service).methods)

@@ -16,8 +16,9 @@ from coordination.discovery import Consumer, Discovery
 from coordination.metrics import Metrics
 from coordination.session import Session
 from services.kernel.clock import CallDeadline
-from services.kernel.errors import Unavailable
+from services.kernel.errors import CountinghouseError, Unavailable
 from services.kernel.ids import new_rng
+from services.runtime import tracing
 from services.runtime.grpc import status
 from services.runtime.grpc.methods import idempotency
 from services.runtime.grpc.tls import Dialer, internal_address
@@ -53,19 +54,19 @@ class Peer:
         remaining_s = deadline.shaved(_HOP_MARGIN_S).remaining_s()
         if remaining_s <= 0:
             raise Unavailable("DEADLINE_TOO_SHORT", "too little was left of the deadline to ask on; allow more time")
-        try:
-            return await method(
-                request,
-                timeout=min(remaining_s, _MAX_CALL_S),
-                metadata=(("authorization", f"Bearer {self._token.token()}"),),
-            )
-        except grpc.aio.AioRpcError as error:
-            if never_sent(error):
-                raise Unavailable(
-                    "PEER_UNAVAILABLE",
-                    f"a service this needs cannot be reached ({error.details()}); try again",
-                ) from error
-            raise status.of_peer(status.from_rpc_error(error)) from error
+        with tracing.called(method) as span:
+            try:
+                response = await method(
+                    request,
+                    timeout=min(remaining_s, _MAX_CALL_S),
+                    metadata=(("authorization", f"Bearer {self._token.token()}"), *tracing.outgoing()),
+                )
+            except grpc.aio.AioRpcError as error:
+                answer = _answer_of(error)
+                span.answered(error.code().name, answer.reason)
+                raise answer from error
+            span.answered("OK")
+            return response
 
 
 class Peers:
@@ -109,6 +110,7 @@ class Peers:
             credentials=self._dialer.credentials,
             options=self._dialer.options(service),
             metrics=self._metrics,
+            on_attempt=tracing.attempt_observer(),
         )
         self._channels.append(channel)
         return Peer(channel, TokenFile(self._tokens / f"{service}.token"))
@@ -123,6 +125,13 @@ class Peers:
 def service_of(interface: str) -> str:
     """Return the name of the service that provides an interface of ours: `countinghouse.<name>.v1.…`."""
     return interface.split(".")[1]
+
+
+def _answer_of(error: grpc.aio.AioRpcError) -> CountinghouseError:
+    """Return what an error of a peer means to the caller of this service."""
+    if never_sent(error):
+        return Unavailable("PEER_UNAVAILABLE", f"a service this needs cannot be reached ({error.details()}); try again")
+    return status.of_peer(status.from_rpc_error(error))
 
 
 def _order_id_of(_method: str, request: Any) -> str:

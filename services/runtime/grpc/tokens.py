@@ -1,7 +1,8 @@
 """Tokens: who is calling, signed. JSON Web Tokens (RFC 7519) with Ed25519 signatures (RFC 8037).
 
     {"alg": "EdDSA", "kid": "<thumbprint of the key>"}
-    {"iss": "countinghouse", "aud": ["countinghouse"], "sub": "li", "role": "cashier", "jti": "…", "iat": …, "exp": …}
+    {"iss": "countinghouse", "aud": ["countinghouse"], "sub": "li", "role": "cashier", "jti": "…", "iat": …, "exp": …,
+     "delegation": "<a person's: see delegations.py>"}
 
 Signing and verifying use different keys, so that a service can check a cashier's token but never make one.
 
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,7 +37,8 @@ from services.kernel.card_numbers import refuse_card_number
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unauthenticated
 from services.kernel.ids import RandomIds, check_name
-from services.kernel.principal import Principal, Role
+from services.kernel.principal import MAX_DELEGATION_CHARS, Principal, Role
+from services.runtime.grpc import delegations
 from services.runtime.grpc.identity import Identity
 from services.runtime.grpc.trust import Trust, key_id
 
@@ -136,16 +138,18 @@ class TokenSigner:
                 f"a token of a {principal.role} is good for {limit_s} seconds at most, not {ttl_s}",
                 fields=(("ttl_s", f"is at most {limit_s}"),),
             )
-        now_s = self._clock.now_ms() // 1000
-        claims = {
+        now_s, token_id = self._clock.now_ms() // 1000, RandomIds().new("tok")
+        claims: dict[str, Any] = {
             "iss": _ISSUER,
             "aud": audiences or (HOUSE,),
             "sub": principal.name,
             "role": str(principal.role),
-            "jti": RandomIds().new("tok"),
+            "jti": token_id,
             "iat": now_s,
             "exp": now_s + ttl_s,
         }
+        if principal.role not in _MACHINES and HOUSE in claims["aud"]:
+            claims["delegation"] = delegations.signed(self._key, principal, token_id, now_s)
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": key_id(self.public_key)})
 
 
@@ -220,7 +224,8 @@ class TokenVerifier:
                     "verify_iat": False,
                 },
             )
-            principal = Principal(check_name(str(claims["sub"]), "sub"), Role(claims["role"]))
+            delegation = str(claims.get("delegation", ""))
+            principal = Principal(check_name(str(claims["sub"]), "sub"), Role(claims["role"]), delegation)
             issued_s, expires_s = int(claims["iat"]), int(claims["exp"])
         except jwt.InvalidAudienceError as error:
             raise _for_another(self._audience) from error
@@ -232,6 +237,8 @@ class TokenVerifier:
         limit_s = MAX_TTL_S[principal.role]
         now_s = self._clock.now_ms() // 1000
         if expires_s - issued_s > limit_s or expires_s - now_s > limit_s + _CLOCK_SKEW_S:
+            raise _invalid()
+        if len(delegation) > MAX_DELEGATION_CHARS or "act" in claims:
             raise _invalid()
         return principal, signed_by, str(claims["jti"]), expires_s
 

@@ -93,12 +93,17 @@ def fingerprint_without(request: Message, key_field: str) -> str:
 def clerk_in(message: clerk_pb2.Clerk) -> Principal:
     """Return the clerk of a message; raise InvalidArgument without a name or a role."""
     name = check_name(message.name, "clerk.name")
-    return Principal(name, enum_in(_BY_NUMBER, message.role, "clerk.role"))
+    return Principal(name, enum_in(_BY_NUMBER, message.role, "clerk.role"), message.delegation)
 
 
 def clerk_out(principal: Principal) -> clerk_pb2.Clerk:
     """Return a principal as a message."""
     return clerk_pb2.Clerk(name=principal.name, role=_ROLES[principal.role])
+
+
+def represented_out(principal: Principal) -> clerk_pb2.Clerk:
+    """Return a principal as one for whom a service acts: with their delegation, for the eyes of our services."""
+    return clerk_pb2.Clerk(name=principal.name, role=_ROLES[principal.role], delegation=principal.delegation)
 
 
 def fence_in(message: fence_pb2.Fence, *, required: bool) -> Fence:

@@ -32,6 +32,7 @@ from services.runtime.grpc.failpoints import FailpointSet
 from tests.fakes.clock import ManualClock
 from tests.fakes.ids import SeededIds
 from tests.fakes.order_store import Event
+from tests.feeds import watching
 
 LI = Principal("li", Role.CASHIER)
 WANG = Principal("wang", Role.ACCOUNTANT)
@@ -479,6 +480,38 @@ class MoveContract:
         ]
 
 
+class FeedContract:
+    """Who watches is told of every change once it is committed."""
+
+    async def test_every_change_of_an_order_is_told_as_it_was_returned(self, make: Make) -> None:
+        subject = await make()
+        async with watching(subject.store.feed) as watch:
+            made = await created(subject)
+            claimed, paid = await made.claim(), await made.complete()
+            assert isinstance(paid, Order)
+            assert await watch.until(paid) == [new_order(), claimed, paid]
+
+    async def test_cancelled_order_is_told(self, make: Make) -> None:
+        subject = await make()
+        made = await created(subject)
+        async with watching(subject.store.feed) as watch:
+            await made.cancel("c1")
+            assert await watch.until(await made.now()) == [await made.now()]
+
+    async def test_what_changes_nothing_is_not_told(self, make: Make) -> None:
+        """A repeated request, a refused one, a repeated move, a stale fence."""
+        subject = await make()
+        made = await created(subject)
+        await made.cancel("c1")
+        async with watching(subject.store.feed) as watch:
+            await create(subject.store, request("CreateOrder", "o1"), new_order())
+            await create(subject.store, request("CreateOrder", "r2"), new_order())
+            await made.cancel("c1")
+            await made.claim()
+            other = await created(subject, new_order("o2"))
+            assert await watch.until(await other.now()) == [new_order("o2")]
+
+
 class ReadContract:
     """Lists, amounts, and what the guards stop. A subclass brings the fixture `make`, as above."""
 
@@ -534,7 +567,7 @@ class ReadContract:
         assert (await made.now()).amount == Money(10**15, "CNY")
 
 
-class OrderStoreContract(RequestContract, MoveContract, ReadContract):
+class OrderStoreContract(RequestContract, MoveContract, FeedContract, ReadContract):
     """The whole suite."""
 
 

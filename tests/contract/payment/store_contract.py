@@ -6,13 +6,21 @@ from tests.contract.payment.cards_contract import CardsContract
 from tests.contract.payment.guards_contract import GuardsContract
 from tests.contract.payment.reading_contract import OutboxContract, ReadingContract
 from tests.contract.payment.requests_contract import ExpiryContract, RequestsContract
-from tests.contract.payment.transitions_contract import ParkingContract, ReversalContract, TransitionsContract
+from tests.contract.payment.transitions_contract import (
+    DelegationsContract,
+    FeedContract,
+    ParkingContract,
+    ReversalContract,
+    TransitionsContract,
+)
 
 
 class PaymentStoreContract(
     RequestsContract,
     ExpiryContract,
     TransitionsContract,
+    DelegationsContract,
+    FeedContract,
     ReversalContract,
     ParkingContract,
     CardsContract,

@@ -13,9 +13,12 @@ from services.kernel.errors import (
 )
 from services.kernel.fence import NO_FENCE, Fence
 from services.kernel.idempotency import Execution, RequestState
+from services.kernel.principal import MAX_DELEGATION_CHARS
 from services.payment import model
 from services.payment.model import (
     NO_RETRY,
+    REVERSE,
+    SETTLE,
     TRANSITIONS,
     ConflictingPayment,
     OutboxAction,
@@ -32,10 +35,12 @@ from tests.contract.payment.subject import (
     CHARGE,
     DAY_MS,
     FENCE,
+    LI,
     NEWER,
     REFUSED,
     SILENCE,
     T0,
+    WANG,
     Made,
     Make,
     accepted,
@@ -45,6 +50,7 @@ from tests.contract.payment.subject import (
     encode_parking,
     encode_reversal,
     everything,
+    execution_in,
     lease,
     parking_of,
     reversal_of,
@@ -53,6 +59,7 @@ from tests.contract.payment.subject import (
     unknown_by_card,
 )
 from tests.fakes.payment_store import Event, OutboxMessage
+from tests.feeds import watching
 
 
 class TransitionsContract:
@@ -289,6 +296,75 @@ class TransitionsContract:
         assert await subject.store.page(open_ones, limit=9, after=None, seen_by=None) == []
         assert await subject.requests.overdue(now_ms=T0 + 10**9, limit=9) == []
         assert await subject.messages() == []
+
+
+class DelegationsContract:
+    """By which the payment service may name the clerks to other services."""
+
+    async def test_delegations_are_kept_with_the_payment(self, make: Make) -> None:
+        """Of its own clerk, of the one who reverses it, and of the one who parks it."""
+        subject = await make()
+        made = await accepted(subject, replace(by_card(), clerk=replace(LI, delegation="of li")))
+        assert (await made.now()).clerk.delegation == "of li"
+        await made.submit(charge=BY_CARD)
+        await made.mark_unknown(retry=SILENCE)
+        reversal = replace(reversal_of(), clerk=replace(WANG, delegation="of wang"))
+        await subject.requests.begin(reversal.key, "f", lease(T0 + 4))
+        await made.commit(model.begin_reversal(await made.now(), reversal, T0 + 4), FENCE)
+        parking = replace(parking_of(), clerk=replace(WANG, delegation="of wang, later"))
+        await subject.requests.begin(parking.key, "f", lease(T0 + 5))
+        await made.commit(model.park(await made.now(), parking, T0 + 5), FENCE, refuses=(SETTLE, REVERSE))
+        found = await made.now()
+        assert found.reversal is not None
+        assert found.parking is not None
+        kept = [each.clerk.delegation for each in (found, found.reversal, found.parking)]
+        assert kept == ["of li", "of wang", "of wang, later"]
+
+    async def test_longest_delegation_is_kept_whole(self, make: Make) -> None:
+        subject = await make()
+        longest = "x" * MAX_DELEGATION_CHARS
+        made = await accepted(subject, replace(draft(), clerk=replace(LI, delegation=longest)))
+        assert (await made.now()).clerk.delegation == longest
+
+
+class FeedContract:
+    """Who watches is told of every change once it is committed."""
+
+    async def test_every_change_of_a_payment_is_told_as_it_was_returned(self, make: Make) -> None:
+        subject = await make()
+        async with watching(subject.store.feed) as watch:
+            made = await accepted(subject, by_card())
+            submitted = await made.submit(charge=BY_CARD)
+            await made.mark_unknown(retry=SILENCE)
+            parked = await made.park()
+            told = await watch.until(parked)
+        assert told[:2] == [by_card(), submitted]
+        versions = [payment.version for payment in told]
+        assert versions == sorted(versions)
+        assert {payment.state for payment in told} == {*await made.states()}
+        assert SILENCE in [payment.retry for payment in told]
+
+    async def test_what_changes_nothing_is_not_told(self, make: Make) -> None:
+        """A repeated request, a transition of an older payment, a fence."""
+        subject = await make()
+        made = await accepted(subject)
+        before = await made.now()
+        await made.submit()
+        async with watching(subject.store.feed) as watch:
+            await subject.store.accept(draft(), "f", lease(T0 + 60_000))
+            await made.commit(model.decline(before, "WHY", T0 + 2, release=True), FENCE)
+            await subject.store.raise_fence("p1", NEWER)
+            recorded = await made.record(NEWER)
+            assert await watch.until(recorded) == [recorded]
+
+    async def test_expired_payment_is_told(self, make: Make) -> None:
+        subject = await make()
+        execution = execution_in(await subject.store.accept(draft(), "f", lease()))
+        await subject.requests.give_back(execution, now_ms=T0)
+        async with watching(subject.store.feed) as watch:
+            assert await subject.store.expire(now_ms=T0 + DAY_MS) == 1
+            (told,) = await watch.until(await Made(subject).now())
+        assert told.state is PaymentState.DECLINED
 
 
 class ReversalContract:

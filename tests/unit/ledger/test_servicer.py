@@ -32,13 +32,19 @@ class Door:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
+        self.may_act = True
         self.operations = LedgerOperations(
             FakeLedgerStore(Guards()), self.clock, SeededIds(1), FailpointSet(enabled=False), LedgerResponses()
         )
         self.servicer = LedgerServicer(self.operations)
 
     def enter(self, name: str = "payment", role: Role = Role.SERVICE) -> Call:
-        call = Call("/test", Principal(name, role), CallDeadline.after(1, self.clock))
+        call = Call(
+            "/test",
+            Principal(name, role),
+            CallDeadline.after(1, self.clock),
+            represented=lambda named, caller: named if self.may_act else caller,
+        )
         serving(call)
         return call
 
@@ -187,6 +193,23 @@ async def test_reversal_message_has_every_field(door: Door) -> None:
     call = door.enter()
     assert (await door.ask(request)).journal == undo
     assert call.replayed
+
+
+async def test_journals_record_for_whom_the_service_may_act(door: Door) -> None:
+    """A journal and its reversal, whoever the requests name."""
+    door.may_act = False
+    service = clerk_pb2.Clerk(name="payment", role=clerk_pb2.ROLE_SERVICE)
+    journal = (await door.ask(post())).journal
+    request = pb.ReverseJournalRequest(
+        request_id="r1",
+        journal_id=journal.journal_id,
+        reason="broken cup",
+        payment_id="p1",
+        fence=fence_pb2.Fence(generation=1, token=6),
+        clerk=clerk_pb2.Clerk(name="wang", role=clerk_pb2.ROLE_ACCOUNTANT),
+    )
+    undo = (await door.ask(request)).journal
+    assert (journal.posted_by, undo.posted_by) == (service, service)
 
 
 async def test_replay_is_marked_and_mismatch_names_the_payment(door: Door) -> None:

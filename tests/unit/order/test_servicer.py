@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def servicer() -> OrderServicer:
     """On a fake store, in the middle of a cashier's call."""
     clock = ManualClock()
     operations = OrderOperations(FakeOrderStore(), clock, SeededIds(1), FailpointSet(enabled=False), OrderResponses())
-    serving(Call("/x/y", LI, CallDeadline.after(1, clock)))
+    serving(Call("/x/y", LI, CallDeadline.after(1, clock), represented=lambda named, _caller: named))
     return OrderServicer(operations)
 
 
@@ -244,6 +245,23 @@ async def test_order_is_settled_and_reopened(servicer: OrderServicer) -> None:
     await servicer.ClaimOrder(pb.ClaimOrderRequest(clerk=CLERK, **asked), CONTEXT)
     freed = (await servicer.ReleaseOrder(pb.ReleaseOrderRequest(**asked), CONTEXT)).order
     assert (freed.state, freed.round, freed.version) == (pb.ORDER_STATE_UNPAID, 2, 6)
+
+
+async def test_calls_record_for_whom_the_service_may_act(servicer: OrderServicer) -> None:
+    """Whom it names may be another; the orders see only what the call says of that."""
+    serving(replace(current_call(), represented=lambda _named, caller: caller))
+    await created(servicer)
+    asked: dict[str, Any] = {"order_id": "o1", "payment_id": "p1", "fence": FENCE}
+    wang = clerk_pb2.Clerk(name="wang", role=clerk_pb2.ROLE_ACCOUNTANT)
+    claim = pb.ClaimOrderRequest(clerk=wang, **asked)
+    await servicer.ClaimOrder(claim, CONTEXT)
+    await servicer.ReleaseOrder(pb.ReleaseOrderRequest(clerk=wang, **asked), CONTEXT)
+    await servicer.ClaimOrder(claim, CONTEXT)
+    completion = pb.CompleteOrderRequest(settled_by=wang, settled_at_ms=123, **asked)
+    assert (await servicer.CompleteOrder(completion, CONTEXT)).order.settled_by == CLERK
+    await servicer.ReopenOrder(pb.ReopenOrderRequest(clerk=wang, **asked), CONTEXT)
+    history = await servicer.GetOrderHistory(pb.GetOrderHistoryRequest(order_id="o1"), CONTEXT)
+    assert [event.actor for event in history.events] == [CLERK] * 6
 
 
 async def test_order_is_cancelled(servicer: OrderServicer) -> None:

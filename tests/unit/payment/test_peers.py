@@ -20,7 +20,7 @@ from services.kernel.idempotency import RequestKey
 from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.card import terms_of
-from services.payment.model import REVERSE, SETTLE, Payment, Reversal, Source
+from services.payment.model import REVERSE, SETTLE, Payment, PaymentState, Reversal, Source
 from services.payment.peers import AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import ChargeStatus, ChargeTerms, KeyState
 from services.runtime.grpc import status
@@ -266,3 +266,43 @@ async def test_order_that_this_release_does_not_understand_is_no_answer(change: 
     with pytest.raises(OutcomeUnknown) as unknown:
         await OrderPeer(stub, peers).claim(payment(), FENCE, soon())
     assert unknown.value.reason == "ORDER_UNCLEAR"
+
+
+class TestDelegations:
+    """Whoever is named to another service is named with what lets the payment service act for them."""
+
+    @staticmethod
+    async def shown(call: Callable[[OrderPeer, LedgerPeer], Awaitable[object]]) -> clerk_pb2.Clerk:
+        """The clerk of the request that a call sends."""
+        sent: list[Any] = []
+
+        class Listening(Peers):
+            async def call(self, _method: Callable[..., Awaitable[Any]], request: Any, _deadline: CallDeadline) -> Any:
+                sent.append(request)
+                raise FailedPrecondition("HEARD", "it was heard")
+
+        nothing: Any = Stub(None)
+        peers: Any = Listening()
+        with pytest.raises(FailedPrecondition, match="it was heard"):
+            await call(OrderPeer(nothing, peers), LedgerPeer(nothing, peers))
+        (request,) = sent
+        clerk: clerk_pb2.Clerk = (
+            request.settled_by if "settled_by" in request.DESCRIPTOR.fields_by_name else request.clerk
+        )
+        return clerk
+
+    async def test_every_call_shows_the_delegation_of_the_clerk_whom_it_names(self) -> None:
+        li, wang = replace(LI, delegation="of li"), replace(WANG, delegation="of wang")
+        reversal = Reversal(RequestKey(WANG, REVERSE, "v1"), wang, "wrong order")
+        paid = replace(payment(), clerk=li)
+        undone = replace(paid, reversal=reversal, state=PaymentState.REVERSING)
+        calls: list[tuple[Callable[[OrderPeer, LedgerPeer], Awaitable[object]], str]] = [
+            (lambda orders, _: orders.claim(paid, FENCE, soon()), "of li"),
+            (lambda orders, _: orders.complete(paid, FENCE, soon()), "of li"),
+            (lambda orders, _: orders.release(paid, FENCE, soon()), "of li"),
+            (lambda orders, _: orders.reopen(undone, FENCE, soon()), "of wang"),
+            (lambda _, books: books.post(paid, AMOUNT, FENCE, soon()), "of li"),
+            (lambda _, books: books.reverse(undone, reversal, FENCE, soon()), "of wang"),
+        ]
+        for call, delegation in calls:
+            assert (await self.shown(call)).delegation == delegation

@@ -13,6 +13,7 @@ from services.order.model import OrderState
 from services.payment.model import PaymentState
 from services.payment.worker import LeaseRenewer, RecoveryWorker
 from tests.fakes.payment_ports import Died
+from tests.spans import recorded
 from tests.unit.payment.cluster import WANG, InMemoryCluster, payment_in
 
 SILENCE = OutcomeUnknown("OUTCOME_UNKNOWN", "no answer")
@@ -59,6 +60,22 @@ async def test_recovery_finishes_payments_left_at_every_step(cluster: InMemoryCl
         assert again.replayed
         payment_in(again)
     cluster.check()
+
+
+async def test_recovery_is_a_trace_of_its_own_for_each_payment(cluster: InMemoryCluster) -> None:
+    """A look that finds nothing leaves none."""
+    for n in range(2):
+        await left(cluster, await cluster.new_order(f"b{n}"), "post")
+    cluster.lapse()
+    worker = cluster.instance()
+    with recorded() as spans:
+        await worker.operations.recovery.recover()
+        await worker.operations.recovery.recover()
+    found = spans.named("recover request")
+    assert sorted(span.attributes["countinghouse.order_id"] for span in found) == ["b0", "b1"]
+    assert len({span.trace_id for span in found}) == 2
+    assert "recorded" in found[0].events
+    assert spans.all == found
 
 
 async def test_two_concurrent_workers_finish_each_payment_once(

@@ -40,6 +40,9 @@ BATCHES = {
 }
 
 
+READS = ("Get", "List", "Trial", "Verify", "Watch")
+
+
 def test_table_has_every_method_of_the_protos_and_no_other() -> None:
     """A method that is added to a proto is closed until somebody says who may call it."""
     assert set(access.MAY_CALL) == set(METHODS)
@@ -63,9 +66,9 @@ def test_batch_is_not_sent_again_as_a_whole() -> None:
 
 
 def test_reads_are_marked_as_reads() -> None:
-    """What begins with Get, List, Trial or Verify changes nothing, and everything else does."""
+    """What begins with Get, List, Trial, Verify or Watch changes nothing, and everything else does."""
     for name in METHODS:
-        assert methods.is_read(name) == name.rpartition("/")[2].startswith(("Get", "List", "Trial", "Verify"))
+        assert methods.is_read(name) == name.rpartition("/")[2].startswith(READS)
 
 
 def test_every_mutation_of_a_person_has_a_key() -> None:

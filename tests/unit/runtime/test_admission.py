@@ -20,7 +20,7 @@ from countinghouse.payment.v1 import payment_pb2
 from services.kernel.errors import Aborted, CountinghouseError, InvalidArgument, ResourceExhausted, Unauthenticated
 from services.kernel.principal import Principal, Role
 from services.runtime.grpc import access, methods, public, receiving, status
-from services.runtime.grpc.admission import CHANGE_COST, LIST_COST, READ_COST, cost_of
+from services.runtime.grpc.admission import CHANGE_COST, LIST_COST, READ_COST, STREAM_COST, cost_of
 from tests.e2e.http2 import INITIAL_WINDOW_SIZE, pinging
 from tests.unit.runtime.test_interceptors import BUDGET, LI, MESSAGE_S, MOST, Hold, Server
 
@@ -335,6 +335,8 @@ class TestCosts:
                     *("TrialBalance", "VerifyJournal", "SettleBatch"),
                 ):
                     assert cost_of(path) >= LIST_COST, path
+                elif method.server_streaming:
+                    assert cost_of(path) == STREAM_COST, path
                 else:
                     assert cost_of(path) == (READ_COST if methods.is_read(path) else CHANGE_COST), path
 

@@ -66,7 +66,7 @@ class Server:
         self.may_answer = asyncio.Event()
         self.received = asyncio.Semaphore(0)
         self.missing = 0
-        self.calls = BatchedCalls(self, self.claim, self.claim_all, pb.ClaimOrdersRequest)
+        self.calls = BatchedCalls(self, self.claim, self.claim_all, pb.ClaimOrdersRequest, name="ClaimOrder")
 
     async def call(self, method: Callable[..., Any], request: Any, deadline: CallDeadline) -> Any:
         self.deadlines.append(deadline.remaining_s())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
@@ -33,11 +34,12 @@ from services.kernel.principal import Principal, Role
 from services.runtime.grpc import status
 from services.runtime.grpc.admission import Admission
 from services.runtime.grpc.context import Call, current_call
+from services.runtime.grpc.delegations import DelegationVerifier
 from services.runtime.grpc.failpoints import FailpointSet
 from services.runtime.grpc.interceptors import CallInterceptor, reply
-from services.runtime.grpc.tokens import HOUSE, TokenSigner, audience_of
+from services.runtime.grpc.tokens import HOUSE, TokenSigner, audience_of, service_principal
 from services.runtime.metrics import CallMetrics
-from tests.tokens import verifier_of
+from tests.tokens import believing, verifier_of
 
 LI = Principal("li", Role.CASHIER)
 DEFAULT_S, MAX_S = 10.0, 60.0
@@ -62,6 +64,7 @@ class Server:
             message_timeout_s=MESSAGE_S,
             admission=Admission(caller_budget=BUDGET, service_budget=4 * BUDGET, max_executions=MOST),
             metrics=CallMetrics(self.counted),
+            delegations=DelegationVerifier(believing(self.signer), audience_of("order"), clock),
         )
         self.served: list[str] = []
         self.parsed: list[bytes] = []
@@ -345,6 +348,26 @@ async def test_refused_caller_is_counted_by_reason(server: Server, client: Clien
         "ROLE_NOT_ALLOWED": 1,
         "SERVICE_NOT_ALLOWED": 1,
     }
+
+
+async def test_persons_who_are_named_without_a_delegation_are_counted(server: Server, client: Client) -> None:
+    """Named by a service that may act for them, or by themselves, they are not."""
+    payment, wang = service_principal("payment"), Principal("wang", Role.ACCOUNTANT)
+    known = verifier_of(server.signer, SystemClock()).verify(server.token())
+    heard: list[Principal] = []
+
+    async def name(_request: Any, _context: Any) -> pb.CreateOrderResponse:
+        call = current_call()
+        for named, caller in ((known, payment), (LI, LI), (wang, payment), (replace(wang, delegation="no"), payment)):
+            heard.append(replace(call, principal=caller).on_behalf_of(named))
+        with pytest.raises(PermissionDenied, match="with the delegation of li"):
+            replace(call, principal=payment).on_behalf_of(replace(wang, delegation=known.delegation))
+        return pb.CreateOrderResponse()
+
+    server.behaviour = name
+    await client.create()
+    assert heard == [LI, LI, payment, payment]
+    assert server.counted.get_sample_value("countinghouse_undelegated_requests_total") == 3
 
 
 async def test_each_call_is_counted_once_under_its_code(server: Server, client: Client, channel: aio.Channel) -> None:

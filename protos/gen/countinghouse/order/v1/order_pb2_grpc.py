@@ -58,6 +58,11 @@ class OrderServiceStub:
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.FromString,
                 _registered_method=True)
+        self.WatchOrders = channel.unary_stream(
+                '/countinghouse.order.v1.OrderService/WatchOrders',
+                request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/countinghouse.order.v1.OrderService/CancelOrder',
                 request_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
@@ -125,6 +130,15 @@ class OrderServiceServicer:
 
     def GetOrderHistory(self, request, context):
         """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrders(self, request, context):
+        """Streams the orders that change: those that this instance of the service changes, from now on or from a position on.
+        A customer sees only their own. The stream goes on until the caller ends it, or their token expires. To see all
+        changes, watch each instance. A caller who reads too slowly is told that changes were lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,6 +218,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.GetOrderHistory,
                     request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.FromString,
                     response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.SerializeToString,
+            ),
+            'WatchOrders': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrders,
+                    request_deserializer=countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersRequest.FromString,
+                    response_serializer=countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -353,6 +372,33 @@ class OrderService:
             '/countinghouse.order.v1.OrderService/GetOrderHistory',
             countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryRequest.SerializeToString,
             countinghouse_dot_order_dot_v1_dot_order__pb2.GetOrderHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/countinghouse.order.v1.OrderService/WatchOrders',
+            countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersRequest.SerializeToString,
+            countinghouse_dot_order_dot_v1_dot_order__pb2.WatchOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class OrderServiceStub:
     """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]
     """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
+    WatchOrders: _grpc.UnaryStreamMultiCallable[_order_pb2.WatchOrdersRequest, _order_pb2.WatchOrdersResponse]
+    """Streams the orders that change: those that this instance of the service changes, from now on or from a position on.
+    A customer sees only their own. The stream goes on until the caller ends it, or their token expires. To see all
+    changes, watch each instance. A caller who reads too slowly is told that changes were lost.
+    """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]
@@ -83,6 +88,11 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Lists orders, newest first. A customer sees only their own."""
     GetOrderHistory: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]  # type: ignore[assignment]
     """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
+    WatchOrders: _aio.UnaryStreamMultiCallable[_order_pb2.WatchOrdersRequest, _order_pb2.WatchOrdersResponse]  # type: ignore[assignment]
+    """Streams the orders that change: those that this instance of the service changes, from now on or from a position on.
+    A customer sees only their own. The stream goes on until the caller ends it, or their token expires. To see all
+    changes, watch each instance. A caller who reads too slowly is told that changes were lost.
+    """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an UNPAID order. Any other state: FAILED_PRECONDITION, ILLEGAL_STATE."""
     ClaimOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ClaimOrderRequest, _order_pb2.ClaimOrderResponse]  # type: ignore[assignment]
@@ -142,6 +152,17 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.GetOrderHistoryResponse, _abc.Awaitable[_order_pb2.GetOrderHistoryResponse]]:
         """Lists the changes of one order with actor, time and reason, the oldest first. For every caller who may read the order."""
+
+    @_abc_1.abstractmethod
+    def WatchOrders(
+        self,
+        request: _order_pb2.WatchOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_order_pb2.WatchOrdersResponse], _abc.AsyncIterator[_order_pb2.WatchOrdersResponse]]:
+        """Streams the orders that change: those that this instance of the service changes, from now on or from a position on.
+        A customer sees only their own. The stream goes on until the caller ends it, or their token expires. To see all
+        changes, watch each instance. A caller who reads too slowly is told that changes were lost.
+        """
 
     @_abc_1.abstractmethod
     def CancelOrder(

@@ -84,6 +84,11 @@ class PaymentServiceStub:
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.SerializeToString,
                 response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.FromString,
                 _registered_method=True)
+        self.WatchPayments = channel.unary_stream(
+                '/countinghouse.payment.v1.PaymentService/WatchPayments',
+                request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsRequest.SerializeToString,
+                response_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsResponse.FromString,
+                _registered_method=True)
         self.NotifyAcquirer = channel.unary_unary(
                 '/countinghouse.payment.v1.PaymentService/NotifyAcquirer',
                 request_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.NotifyAcquirerRequest.SerializeToString,
@@ -180,6 +185,16 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPayments(self, request, context):
+        """Streams the payments that change: those that this instance of the service changes, from now on or from a position on.
+        A customer sees only those that they made or that are made for them. The stream goes on until the caller ends it, or
+        their token expires. To see all changes, watch each instance. A caller who reads too slowly is told that changes were
+        lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def NotifyAcquirer(self, request, context):
         """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
         the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -235,6 +250,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.GetPaymentHistory,
                     request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.FromString,
                     response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.SerializeToString,
+            ),
+            'WatchPayments': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPayments,
+                    request_deserializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsRequest.FromString,
+                    response_serializer=countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsResponse.SerializeToString,
             ),
             'NotifyAcquirer': grpc.unary_unary_rpc_method_handler(
                     servicer.NotifyAcquirer,
@@ -490,6 +510,33 @@ class PaymentService:
             '/countinghouse.payment.v1.PaymentService/GetPaymentHistory',
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryRequest.SerializeToString,
             countinghouse_dot_payment_dot_v1_dot_payment__pb2.GetPaymentHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/countinghouse.payment.v1.PaymentService/WatchPayments',
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsRequest.SerializeToString,
+            countinghouse_dot_payment_dot_v1_dot_payment__pb2.WatchPaymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

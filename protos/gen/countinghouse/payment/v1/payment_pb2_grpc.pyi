@@ -80,6 +80,12 @@ class PaymentServiceStub:
     """Lists payments, newest first. A customer sees only their own."""
     GetPaymentHistory: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]
     """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
+    WatchPayments: _grpc.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentsRequest, _payment_pb2.WatchPaymentsResponse]
+    """Streams the payments that change: those that this instance of the service changes, from now on or from a position on.
+    A customer sees only those that they made or that are made for them. The stream goes on until the caller ends it, or
+    their token expires. To see all changes, watch each instance. A caller who reads too slowly is told that changes were
+    lost.
+    """
     NotifyAcquirer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]
     """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -137,6 +143,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Lists payments, newest first. A customer sees only their own."""
     GetPaymentHistory: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentHistoryRequest, _payment_pb2.GetPaymentHistoryResponse]  # type: ignore[assignment]
     """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
+    WatchPayments: _aio.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentsRequest, _payment_pb2.WatchPaymentsResponse]  # type: ignore[assignment]
+    """Streams the payments that change: those that this instance of the service changes, from now on or from a position on.
+    A customer sees only those that they made or that are made for them. The stream goes on until the caller ends it, or
+    their token expires. To see all changes, watch each instance. A caller who reads too slowly is told that changes were
+    lost.
+    """
     NotifyAcquirer: _aio.UnaryUnaryMultiCallable[_payment_pb2.NotifyAcquirerRequest, _payment_pb2.NotifyAcquirerResponse]  # type: ignore[assignment]
     """The acquirer notifies that it has decided on a charge. This is only a hint: if the payment still waits for an answer,
     the acquirer is asked soon. So a notice may be late, repeated, lost or forged, and changes no outcome.
@@ -245,6 +257,18 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.GetPaymentHistoryResponse, _abc.Awaitable[_payment_pb2.GetPaymentHistoryResponse]]:
         """Lists the changes of one payment with actor, time and reason, the oldest first. For every caller who may read it."""
+
+    @_abc_1.abstractmethod
+    def WatchPayments(
+        self,
+        request: _payment_pb2.WatchPaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payment_pb2.WatchPaymentsResponse], _abc.AsyncIterator[_payment_pb2.WatchPaymentsResponse]]:
+        """Streams the payments that change: those that this instance of the service changes, from now on or from a position on.
+        A customer sees only those that they made or that are made for them. The stream goes on until the caller ends it, or
+        their token expires. To see all changes, watch each instance. A caller who reads too slowly is told that changes were
+        lost.
+        """
 
     @_abc_1.abstractmethod
     def NotifyAcquirer(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!countinghouse/type/v1/clerk.proto\x12\x15\x63ountinghouse.type.v1\"@\n\x05\x43lerk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04role\x18\x02 \x01(\x0e\x32\x1b.countinghouse.type.v1.Role*\xa0\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CUSTOMER\x10\x01\x12\x10\n\x0cROLE_CASHIER\x10\x02\x12\x13\n\x0fROLE_ACCOUNTANT\x10\x03\x12\x10\n\x0cROLE_AUDITOR\x10\x04\x12\x11\n\rROLE_OPERATOR\x10\x05\x12\x10\n\x0cROLE_SERVICE\x10\x06\x12\x11\n\rROLE_ACQUIRER\x10\x07\x42%\n\x15\x63ountinghouse.type.v1B\nClerkProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!countinghouse/type/v1/clerk.proto\x12\x15\x63ountinghouse.type.v1\"Y\n\x05\x43lerk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04role\x18\x02 \x01(\x0e\x32\x1b.countinghouse.type.v1.Role\x12\x17\n\ndelegation\x18\x03 \x01(\tB\x03\x80\x01\x01*\xa0\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CUSTOMER\x10\x01\x12\x10\n\x0cROLE_CASHIER\x10\x02\x12\x13\n\x0fROLE_ACCOUNTANT\x10\x03\x12\x10\n\x0cROLE_AUDITOR\x10\x04\x12\x11\n\rROLE_OPERATOR\x10\x05\x12\x10\n\x0cROLE_SERVICE\x10\x06\x12\x11\n\rROLE_ACQUIRER\x10\x07\x42%\n\x15\x63ountinghouse.type.v1B\nClerkProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,8 +32,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'countinghouse.type.v1.clerk
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025countinghouse.type.v1B\nClerkProtoP\001'
-  _globals['_ROLE']._serialized_start=127
-  _globals['_ROLE']._serialized_end=287
+  _globals['_CLERK'].fields_by_name['delegation']._loaded_options = None
+  _globals['_CLERK'].fields_by_name['delegation']._serialized_options = b'\200\001\001'
+  _globals['_ROLE']._serialized_start=152
+  _globals['_ROLE']._serialized_end=312
   _globals['_CLERK']._serialized_start=60
-  _globals['_CLERK']._serialized_end=124
+  _globals['_CLERK']._serialized_end=149
 # @@protoc_insertion_point(module_scope)

@@ -69,19 +69,25 @@ class Clerk(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    DELEGATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The subject of the token: 1 to 64 characters of `A-Z a-z 0-9 _ . : -`."""
     role: Global___Role.ValueType
     """The role in the token."""
+    delegation: _builtins.str
+    """In a call between our services, what lets the caller act for this person: the claim `delegation` of their token.
+    Without one that holds, the service that calls is recorded instead. It is a credential: no answer has it.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         role: Global___Role.ValueType = ...,
+        delegation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "name", b"name", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
