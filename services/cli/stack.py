@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import webbrowser
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -42,42 +43,56 @@ _DOWN_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 3.0
 
 
+_Replicas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--replicas", help="Number of instances of a service, like payment=2; repeatable.", show_default=False
+    ),
+]
+_Port = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--port",
+        help="Port of a service or the gateway, like payment=50051; repeatable. [default: free ones]",
+        show_default=False,
+    ),
+]
+_SessionTimeout = Annotated[
+    float, typer.Option("--session-timeout", help="Seconds for which a dead instance keeps its locks.", min=1, max=10)
+]
+_StartTimeout = Annotated[
+    float, typer.Option("--start-timeout", help="Seconds to wait until all are ready.", min=1, max=600)
+]
+_Failpoints = Annotated[
+    bool, typer.Option("--failpoints", help="Serve the failpoints, so that tests can inject faults.")
+]
+_Plaintext = Annotated[
+    bool,
+    typer.Option(
+        "--plaintext",
+        envvar="COUNTINGHOUSE_PLAINTEXT",
+        help="Serve without TLS, for development: others can read and change every call.",
+    ),
+]
+_Gateway = Annotated[
+    bool, typer.Option("--gateway/--no-gateway", help="Start the gateway with its console, for browsers.")
+]
+
+
 def up(
     data: Data = DEFAULT_DATA,
     zookeeper: ZooKeeper = "",
     database: Database = "sqlite",
-    replicas: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--replicas", help="Number of instances of a service, like payment=2; repeatable.", show_default=False
-        ),
-    ] = None,
-    port: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--port", help="Port of a service, like payment=50051; repeatable. [default: free ones]", show_default=False
-        ),
-    ] = None,
-    session_timeout: Annotated[
-        float,
-        typer.Option("--session-timeout", help="Seconds for which a dead instance keeps its locks.", min=1, max=10),
-    ] = 4.0,
-    start_timeout: Annotated[
-        float, typer.Option("--start-timeout", help="Seconds to wait until all are ready.", min=1, max=600)
-    ] = 60.0,
+    replicas: _Replicas = None,
+    port: _Port = None,
+    session_timeout: _SessionTimeout = 4.0,
+    start_timeout: _StartTimeout = 60.0,
     guards_off: GuardsOff = None,
-    failpoints: Annotated[
-        bool, typer.Option("--failpoints", help="Serve the failpoints, so that tests can inject faults.")
-    ] = False,
-    plaintext: Annotated[
-        bool,
-        typer.Option(
-            "--plaintext",
-            envvar="COUNTINGHOUSE_PLAINTEXT",
-            help="Serve without TLS, for development: others can read and change every call.",
-        ),
-    ] = False,
+    failpoints: _Failpoints = False,
+    plaintext: _Plaintext = False,
     zookeeper_plaintext: ZooKeeperPlaintext = False,
+    gateway: _Gateway = True,
+    open_console: Annotated[bool, typer.Option("--open", help="Open the console in a browser.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready, and leave it running.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,6 +112,7 @@ def up(
             plaintext=plaintext,
             zookeeper_plaintext=zookeeper_plaintext,
             session_timeout_s=session_timeout,
+            gateway=gateway or open_console,
             start_timeout_s=start_timeout,
             detachable=True,
         )
@@ -104,8 +120,10 @@ def up(
         raise typer.BadParameter(error.message) from error
     if detach:
         _start_detached(options, as_json=as_json)
+        if open_console:
+            _open(state.require(data).gateway)
     else:
-        run(supervise(options, as_json=as_json, detached=False))
+        run(supervise(options, as_json=as_json, detached=False, open_console=open_console))
 
 
 def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
@@ -138,7 +156,7 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         found = state.require(data)
     except state.StackRefused:
         if as_json:
-            output.print_json({"zookeeper": "", "acquirer": "", "services": []})
+            output.print_json({"zookeeper": "", "acquirer": "", "gateway": "", "services": []})
         raise
     document, acquirer_state = run(_look(data, found))
     if as_json:
@@ -149,11 +167,12 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> None:
+async def supervise(options: StackOptions, *, as_json: bool, detached: bool, open_console: bool = False) -> None:
     """Run a stack until SIGINT or SIGTERM.
 
     Args:
         detached: Whether standard output ends once the stack is ready, for the process that waits for that.
+        open_console: Whether a browser is opened then.
     """
     clock = asyncio.get_running_loop().time
     started_s = clock()
@@ -183,11 +202,18 @@ async def supervise(options: StackOptions, *, as_json: bool, detached: bool) -> 
             _print_addresses(document, stack.describe())
             print("Ctrl-C or `countinghouse down` stops it")
         sys.stdout.flush()
+        if open_console:
+            _open(stack.describe().gateway)
         if detached:
             _close_output()
         await _unless(stop, stack.wait_until(lambda: False, None))
     finally:
         await stack.stop()
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(f"http://{address}/"):
+        print(f"there is no browser to open; the console is at http://{address}/", file=sys.stderr, flush=True)
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> bool:
@@ -308,6 +334,7 @@ def _document(found: StackState, states: dict[str, str], revoked: frozenset[str]
     return {
         "zookeeper": found.zookeeper,
         "acquirer": found.acquirer,
+        "gateway": found.gateway,
         "services": [
             {
                 "name": instance.name,
@@ -347,6 +374,8 @@ def _print_addresses(document: dict[str, Any], found: StackState | None, acquire
             ("zookeeper", "", document["zookeeper"], str((found and found.zookeeper_pid) or ""), ""),
         ],
     )
+    if document["gateway"]:
+        print(f"the console is at http://{document['gateway']}/")
 
 
 class _EscapingFormatter(logging.Formatter):

@@ -21,9 +21,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from services.devstack.files import SUPERUSER, ca_file, remember_databases, signing_key, zookeeper_user_file
+from services.devstack.files import (
+    SUPERUSER,
+    ca_file,
+    remember_databases,
+    remote_database_url,
+    signing_key,
+    zookeeper_user_file,
+)
 from services.devstack.state import ACQUIRER, INTERFACES, Instance, InstanceState, StackLock, StackRefused, StackState
 from services.runtime.database.pgpass import Roles
 
@@ -32,6 +38,8 @@ PROJECT = "countinghouse"
 HOUSE = "countinghouse"
 _HOST = "127.0.0.1"
 _ZOOKEEPERS = ("zoo1", "zoo2", "zoo3")
+#: The one of docker-compose.yml, or those of docker-compose.ha.yml.
+_DATABASES = ("postgres", "postgres1", "postgres2", "postgres3")
 _DOCKER_TIMEOUT_S = 20.0
 _LABEL = "com.docker.compose"
 
@@ -60,10 +68,9 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
     _take_out(containers["operator"]["Id"], data, [f"keys/{name}" for name in wanted])
     zookeeper = ",".join(address for name in _ZOOKEEPERS if (address := _published(containers.get(name))))
     outside = [ACQUIRER] if ACQUIRER in containers else []
-    if server := _published(containers.get("postgres")):
-        passfile = data / "keys" / f"{checker}.pgpass"
-        parameters = f"passfile={quote(str(passfile))}&sslrootcert={quote(str(ca_file(data)))}"
-        remember_databases(data, _databases(server, [*INTERFACES, *outside], parameters))
+    if servers := [address for name in _DATABASES if (address := _published(containers.get(name)))]:
+        parameters = {"passfile": data / "keys" / f"{checker}.pgpass", "sslrootcert": ca_file(data)}
+        remember_databases(data, _databases(servers, [*INTERFACES, *outside], parameters))
     lock = StackLock(data)
     lock.take()
     resources.callback(lock.give_up)
@@ -79,11 +86,9 @@ def open_deployment(environment: Mapping[str, str], resources: ExitStack) -> dic
     }
 
 
-def _databases(server: str, services: Sequence[str], parameters: str) -> dict[str, str]:
+def _databases(servers: Sequence[str], services: Sequence[str], parameters: Mapping[str, object]) -> dict[str, str]:
     every = [Roles(HOUSE, service) for service in services]
-    return {
-        roles.service: f"postgresql+asyncpg://{roles.checker}@{server}/{roles.database}?{parameters}" for roles in every
-    }
+    return {roles.service: remote_database_url(servers, roles.checker, roles.database, parameters) for roles in every}
 
 
 def _is_instance(name: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from coordination.files import write_whole
 from services.kernel.json_input import parse_json
@@ -42,6 +43,20 @@ def databases_elsewhere(data: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     return urls
+
+
+def remote_database_url(servers: Sequence[str], role: str, database: str, parameters: Mapping[str, object]) -> str:
+    """Return SQLAlchemy's URL of a database on PostgreSQL servers, one of which is the primary.
+
+    Args:
+        servers: Where they are, `host:port`.
+        parameters: The password's file, and the authority's.
+    """
+    query = [f"{name}={quote(str(value))}" for name, value in parameters.items()]
+    if len(servers) > 1:
+        query = [*(f"host={server}" for server in servers), *query]
+    where = "" if len(servers) > 1 else servers[0]
+    return f"postgresql+asyncpg://{role}@{where}/{database}?{'&'.join(query)}"
 
 
 def remember_databases(data: Path, urls: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from services.devstack.state import INTERFACES
 from services.kernel.errors import InvalidArgument
 from services.kernel.guards import Guards
 
+GATEWAY = "gateway"
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 _SCHEMES = ("postgresql", "postgresql+asyncpg")
 _MAX_REPLICAS = 16
@@ -27,7 +28,8 @@ class StackOptions:
         database: What the services keep their data in; see `components/databases.py`.
         services: Which services; none: ZooKeeper alone, with the stack's own PostgreSQL if it has one.
         replicas: Instances of a service; 1 unless named.
-        ports: Port of a service's first instance; its others take the ports after it. Free ones unless named.
+        ports: Port of a service's first instance, whose others take the ports after it; or of the gateway. Free ones
+            unless named.
         guards_off: Guards to switch off, for demonstrations.
         failpoints: Whether tests may inject faults.
         plaintext: Whether the services, and the servers of the stack's own, serve and call without TLS.
@@ -36,6 +38,7 @@ class StackOptions:
         settings: Further settings of the services by name (`runtime/settings.py`), such as `lease_s`.
         settings_of: Settings of single instances by their names; they prevail over all others.
         environment_of: Further environment variables of single instances.
+        gateway: Whether there is a gateway with a console.
         start_timeout_s: How long getting ready may take.
         detachable: Whether SIGTERM to this process stops the stack in good order.
 
@@ -57,11 +60,13 @@ class StackOptions:
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    gateway: bool = False
     start_timeout_s: float = 60.0
     detachable: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*self.services, *self.replicas, *self.ports):
+        ports = [name for name in self.ports if name != GATEWAY or not self.gateway]
+        for name in (*self.services, *self.replicas, *ports):
             if name not in INTERFACES:
                 raise InvalidArgument(
                     "SERVICE_UNKNOWN", f"there is no service {name!r}; there are {', '.join(INTERFACES)}"

@@ -32,6 +32,7 @@ from services.devstack.components import databases
 from services.devstack.components.acquirer import ACQUIRER_INSTANCE, Acquirer
 from services.devstack.components.component import Component, Context
 from services.devstack.components.databases import Databases, FileDatabases, ServerDatabases
+from services.devstack.components.gateway import Gateway
 from services.devstack.components.postgresql import PostgreSQL
 from services.devstack.components.services import Services
 from services.devstack.components.zookeeper import ZooKeeper
@@ -313,7 +314,8 @@ def _components(context: Context) -> list[Component]:
     takes_cards = "payment" in services
     server, found = _databases(context, (*services, ACQUIRER) if takes_cards else services)
     acquirer = Acquirer(context, found) if takes_cards else None
-    every = (zookeeper, server, found, acquirer, Services(context, zookeeper, found, acquirer))
+    gateway = Gateway(context) if context.options.gateway else None
+    every = (zookeeper, server, found, acquirer, Services(context, zookeeper, found, acquirer), gateway)
     return [component for component in every if component is not None]
 
 

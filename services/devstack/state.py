@@ -104,6 +104,7 @@ class StackState:
         zookeeper_pid: 0 if it is not the stack's own.
         acquirer: `host:port`; empty: there is none.
         acquirer_pid: 0 while it has no process here.
+        gateway: `host:port` of the gateway and its console; empty: there is none.
         plaintext: Whether the services are called without TLS.
         zookeeper_plaintext: Whether its ensemble is used without TLS and users, although the services have TLS.
     """
@@ -115,6 +116,7 @@ class StackState:
     instances: tuple[Instance, ...]
     acquirer: str = ""
     acquirer_pid: int = 0
+    gateway: str = ""
     failpoints: bool = False
     plaintext: bool = False
     zookeeper_plaintext: bool = False

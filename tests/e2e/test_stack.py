@@ -513,7 +513,7 @@ class TestDetached:
             done = await command_line("status", "--json", "--data", str(data))
             assert done.returncode == 0
             found = document(done)
-            assert set(found) == {"zookeeper", "acquirer", "services"}
+            assert set(found) == {"zookeeper", "acquirer", "gateway", "services"}
             outside = dialers.of_stack(data, plaintext=False, outside=True)
             assert await health(outside, found["acquirer"], "acquirer") == "SERVING"
             assert await zookeeper.serves(found["zookeeper"], data / "keys" / "ca.pem")

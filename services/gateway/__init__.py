@@ -1,0 +1,1 @@
+"""HTTP and JSON for the public methods of the services: a client of their stubs like any other."""
