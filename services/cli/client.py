@@ -43,6 +43,7 @@ from services.kernel.errors import (
 )
 from services.kernel.ids import IdSource, RandomIds
 from services.kernel.principal import Principal, Role
+from services.runtime import tracing
 from services.runtime.grpc import status
 from services.runtime.grpc.distrust import distrust
 from services.runtime.grpc.identity import server_name
@@ -89,10 +90,14 @@ class Reply:
 
 
 class Client:
-    """A connection to the services for the time of one command."""
+    """A connection to the services for the time of one command.
+
+    Attributes:
+        connection: Which stack it calls, as whom.
+    """
 
     def __init__(self, connection: Connection, clock: Clock | None = None, ids: IdSource | None = None) -> None:
-        self._connection = connection
+        self.connection = connection
         self._clock = clock or SystemClock()
         self._ids = ids or RandomIds()
         self._deadline = CallDeadline.after(connection.timeout_s, self._clock)
@@ -121,7 +126,7 @@ class Client:
     @property
     def as_json(self) -> bool:
         """Whether JSON is wanted."""
-        return self._connection.as_json
+        return self.connection.as_json
 
     @property
     def remaining_s(self) -> float:
@@ -216,7 +221,7 @@ class Client:
             CountinghouseError: As `read`, with how to repeat the command if asking again may help.
             OutcomeUnknown: A try was not answered, or its request is under way, and no later one showed its outcome.
         """
-        try_s = self._connection.timeout_s * _TRY_FRACTION
+        try_s = self.connection.timeout_s * _TRY_FRACTION
         how = f"use --request-id {key}" if key == self._request_id else "run the same command"
         self._repeat = f"To ask again, not twice, {how}"  # no full stop: an id may end with one
         unanswered = False
@@ -248,8 +253,8 @@ class Client:
         """
         if self._session is not None:
             return self._session
-        data = self._connection.data
-        address = self._connection.zookeeper or state.require(data).zookeeper
+        data = self.connection.data
+        address = self.connection.zookeeper or state.require(data).zookeeper
         security = dialers.zookeeper_of_command(data, os.environ, elsewhere=self._is_elsewhere())
         session = Session(address, timeout_s=_SESSION_TIMEOUT_S, name="cli", security=security)
         try:
@@ -273,13 +278,13 @@ class Client:
             CountinghouseError: TLS_FILE_INVALID.
         """
         elsewhere = self._is_elsewhere(outside=outside)
-        return dialers.of_command(self._connection.data, os.environ, outside=outside, elsewhere=elsewhere)
+        return dialers.of_command(self.connection.data, os.environ, outside=outside, elsewhere=elsewhere)
 
     def _is_elsewhere(self, *, outside: bool = False) -> bool:
-        found = state.read(self._connection.data)
+        found = state.read(self.connection.data)
         if outside:
             return os.environ.get(_ACQUIRER_VARIABLE, "") not in ("", found.acquirer if found else "")
-        return self._connection.zookeeper not in ("", found.zookeeper if found else "")
+        return self.connection.zookeeper not in ("", found.zookeeper if found else "")
 
     async def _refuse_unbelieved(self, addresses: Sequence[str], name: str = "", *, outside: bool = False) -> None:
         """Say so if a server that cannot be reached is there, and is not believed.
@@ -291,7 +296,7 @@ class Client:
             StackRefused: SERVER_NOT_BELIEVED.
         """
         elsewhere = self._is_elsewhere(outside=outside)
-        file = dialers.believed_file(self._connection.data, os.environ, outside=outside, elsewhere=elsewhere)
+        file = dialers.believed_file(self.connection.data, os.environ, outside=outside, elsewhere=elsewhere)
         if file is None:
             return
         for address in addresses[:_LOOKED_AT]:
@@ -339,20 +344,30 @@ class Client:
             self._resources.push_async_callback(channel.close)
             self._stubs[service] = _STUBS[service](channel)
         if service not in self._stubs:
-            discovery = Discovery(await self.session())
-            self._resources.push_async_callback(discovery.close)
-            directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
-            self._registered[service] = lambda: [each.address for each in directory.registered]
-            dialer = self.dialer()
-            discovered = DiscoveredChannel(
-                directory,
-                idempotency=idempotency,
-                credentials=dialer.credentials,
-                options=dialer.options(service),
-            )
-            self._resources.push_async_callback(discovered.close)
-            self._stubs[service] = _STUBS[service](discovered)
+            self._stubs[service] = _STUBS[service](await self.channel(service))
         return self._stubs[service]
+
+    async def channel(self, service: str) -> DiscoveredChannel:
+        """Find a service; return a channel to its instances, for as long as the client is open.
+
+        Raises:
+            StackRefused: STACK_NOT_RUNNING.
+            Unavailable: ZOOKEEPER_UNAVAILABLE.
+        """
+        discovery = Discovery(await self.session())
+        self._resources.push_async_callback(discovery.close)
+        directory = await discovery.subscribe(INTERFACES[service], timeout_s=self._deadline.remaining_s())
+        self._registered[service] = lambda: [each.address for each in directory.registered]
+        dialer = self.dialer()
+        discovered = DiscoveredChannel(
+            directory,
+            idempotency=idempotency,
+            credentials=dialer.credentials,
+            options=dialer.options(service),
+            on_attempt=tracing.attempt_observer(),
+        )
+        self._resources.push_async_callback(discovered.close)
+        return discovered
 
     def _acquirer(self) -> str:
         """Return the acquirer's address, from the environment or the running stack.
@@ -360,7 +375,7 @@ class Client:
         Raises:
             StackRefused: STACK_NOT_RUNNING or NO_ACQUIRER.
         """
-        address = os.environ.get(_ACQUIRER_VARIABLE) or state.require(self._connection.data).acquirer
+        address = os.environ.get(_ACQUIRER_VARIABLE) or state.require(self.connection.data).acquirer
         if not address:
             raise state.StackRefused("NO_ACQUIRER", f"this stack has no acquirer; {_ACQUIRER_VARIABLE} names one")
         return address
@@ -392,9 +407,9 @@ class Client:
         """Return the token for a service. One of the house is never sent to the acquirer, nor the other way round."""
         outside = service in _OUTSIDE
         if outside not in self._tokens:
-            principal = self._connection.principal or Principal(user_name(), self._role)
-            ttl_s = min(int(self._connection.timeout_s) + _TOKEN_MARGIN_S, MAX_TTL_S[principal.role])
-            self._tokens[outside] = mint(self._connection.data, principal, ttl_s, self._clock, outside=outside)
+            principal = self.connection.principal or Principal(user_name(), self._role)
+            ttl_s = min(int(self.connection.timeout_s) + _TOKEN_MARGIN_S, MAX_TTL_S[principal.role])
+            self._tokens[outside] = mint(self.connection.data, principal, ttl_s, self._clock, outside=outside)
         if not _TOKEN.fullmatch(self._tokens[outside]):
             raise Unauthenticated(
                 "TOKEN_INVALID", "the token has characters that no token has; take one from `countinghouse token`"

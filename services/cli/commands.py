@@ -36,8 +36,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "doctor": (
             "doctor",
             "doctor",
-            "Check Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits "
-            "with 1 on a fault.",
+            "Check this machine, the data directory, the databases and ZooKeeper. Exits with 1 on a fault.",
         ),
         "backup": (
             "backup",
@@ -59,6 +58,11 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
             "any of them show what is revoked.",
         ),
         "demo": ("demo", "demo", "Settle orders on a new stack while faults happen, and check the result."),
+        "trigger": (
+            "trigger",
+            "trigger",
+            "Bring a fault about on the running stack, and show what came of it.",
+        ),
         "chaos": ("chaos", "app", "Inject faults, and check the books."),
     },
     "Orders and money": {
@@ -79,6 +83,12 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
         "payment": ("payments", "app", "Show and park payments."),
     },
     "Looking closer": {
+        "top": (
+            "top",
+            "top",
+            "Show a running stack until interrupted: instances, calls, locks, orders and payments.",
+        ),
+        "gateway": ("gateway", "gateway", "Serve HTTP and JSON for the services, until interrupted."),
         "metrics": ("metrics", "metrics", "Print the metrics of an instance, found through the registry."),
         "reconcile": (
             "reconcile",
@@ -98,7 +108,7 @@ _PANELS: dict[str, dict[str, tuple[str, str, str]]] = {
 }
 
 #: They start, stop or change embedded stacks; a deployment is docker compose's.
-_LOCAL_ONLY = ("up", "down", "demo", "backup", "restore", "revoke")
+_LOCAL_ONLY = ("up", "down", "demo", "trigger", "backup", "restore", "revoke")
 #: Its stacks are its own, and it has a --stack that names the kind; the variable is not meant for it.
 _CHAOS = "chaos"
 
@@ -120,9 +130,12 @@ class _LazyGroup(TyperGroup):
     """A group whose commands are summaries until one is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the name of a command, the command itself, and the arguments after it."""
-        name, _, rest = super().resolve_command(ctx, args)
-        return name, load(str(name)), rest
+        """Return the name of a command, the command itself, and the arguments after it.
+
+        A shell that completes a line is told of an unknown command by None; elsewhere it is refused.
+        """
+        name, summary, rest = super().resolve_command(ctx, args)
+        return (name, None, rest) if summary is None else (name, load(str(name)), rest)
 
 
 app = typer.Typer(
@@ -131,7 +144,6 @@ app = typer.Typer(
     help="A payment back office where an order is settled exactly once.",
     epilog=f"Exit codes\n\n{exit_codes.table()}",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _panel, _commands in _PANELS.items():
@@ -141,9 +153,9 @@ for _panel, _commands in _PANELS.items():
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415  other commands do without
+        from services.kernel.release import release  # noqa: PLC0415  other commands do without
 
-        print(f"{PROGRAM} {version(PROGRAM)}")
+        print(f"{PROGRAM} {release() or 'not installed'}")
         raise typer.Exit
 
 

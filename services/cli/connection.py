@@ -35,8 +35,8 @@ class Connection:
     as_json: bool
 
 
-def parse_principal(text: str) -> Principal:
-    """Read `role:name`.
+def parse_principal(text: str, option: str = "--as") -> Principal:
+    """Read `role:name`, as an option gave it.
 
     Raises:
         typer.BadParameter: It is not like that.
@@ -44,9 +44,9 @@ def parse_principal(text: str) -> Principal:
     role, _, name = text.partition(":")
     if role not in tuple(Role) or not name:
         raise typer.BadParameter(
-            f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}", param_hint="--as"
+            f"{text!r} is not role:name, like cashier:li; the roles are {', '.join(Role)}", param_hint=option
         )
-    return named(name, Role(role), "--as")
+    return named(name, Role(role), option)
 
 
 def named(name: str, role: Role, option: str) -> Principal:

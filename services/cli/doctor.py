@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 import sqlite3
 import stat
@@ -21,10 +22,11 @@ from coordination.deadline import Deadline
 from coordination.errors import CoordinationError, EnsembleUnfit
 from coordination.locks import generation
 from coordination.locks.generation import MAX_AHEAD
+from coordination.registry.registration import Registry
 from coordination.session import requests
 from coordination.session.security import Security
 from coordination.session.session import Session
-from services.cli import examining_identities, output
+from services.cli import examining_clocks, examining_identities, examining_releases, output
 from services.cli.arguments import DEFAULT_DATA, AsJson, Data, ZooKeeper, run
 from services.cli.finding import Finding
 from services.devstack import dialers, state, zookeeper_tree
@@ -36,6 +38,7 @@ from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import SystemClock
 from services.kernel.errors import CountinghouseError, InvalidArgument, Unavailable
 from services.kernel.printable import escape
+from services.kernel.release import release
 from services.runtime.database.sqlite import made_note
 from services.runtime.zookeeper_paths import GENERATION_PATH
 
@@ -44,6 +47,8 @@ _ZOOKEEPER_TIMEOUT_S = 5.0
 _SERVICES = ("order", "payment", "ledger")
 #: It has a database as well, and knows nothing of ZooKeeper's generation.
 _ACQUIRER = "acquirer"
+#: A database's log and ZooKeeper's own may need hundreds of megabytes at once.
+_FREE_BYTES = 1 << 30
 
 
 def doctor(
@@ -60,17 +65,19 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check Python, Java, ZooKeeper, the data directory, the databases and the generation. Exits with 1 on a fault.
+    """Check this machine, the data directory, the databases and ZooKeeper. Exits with 1 on a fault.
 
     Example: countinghouse doctor --data .countinghouse
     """
     findings: list[Finding] = []
     if new_generation:
         run(_advance(data, zookeeper, new_generation, findings))
-    findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data)]
+    findings += [_python(), _java(), _zookeeper(zookeeper), _ports(), *_data(data), _disk(data)]
     findings += examining_identities.of_environment(os.environ)
     run(_databases(data, findings))
-    run(_generation(data, zookeeper, findings))
+    clocks = run(examining_clocks.of_databases(databases_elsewhere(data), SystemClock()))
+    run(_generation(data, zookeeper, findings, clocks))
+    findings += examining_clocks.judge(clocks)
     if as_json:
         output.print_json(
             {"ok": all(finding.ok for finding in findings), "checks": [asdict(finding) for finding in findings]}
@@ -139,6 +146,20 @@ def _data(data: Path) -> list[Finding]:
     return findings
 
 
+def _disk(data: Path) -> Finding:
+    """Return what is found of the disk that has the data directory, or will have it."""
+    try:
+        place = next(each for each in (data.absolute(), *data.absolute().parents) if each.exists())
+        free_bytes = shutil.disk_usage(place).free
+    except OSError as error:
+        return Finding("disk", False, f"the disk of {data} cannot be asked for its free space: {error.strerror}")
+    words = f"{free_bytes / (1 << 30):.1f} GiB are free for {data}"
+    if free_bytes < _FREE_BYTES:
+        wanted = f"{_FREE_BYTES >> 30} GiB"
+        return Finding("disk", False, f"{words}: make room for {wanted}, or the services soon refuse every change")
+    return Finding("disk", True, words)
+
+
 async def _databases(data: Path, findings: list[Finding]) -> None:
     elsewhere = databases_elsewhere(data)
     for service in (*_SERVICES, _ACQUIRER):
@@ -168,7 +189,7 @@ def _database(data: Path, service: str) -> Finding:
         )
     if problems != "ok":
         return Finding(name, False, f"{file} is damaged: {problems}; put a backup in its place")
-    return _revision(service, f"{file}, sound,", revision)
+    return _revision(data, service, f"{file}, sound,", revision)
 
 
 async def _database_elsewhere(data: Path, service: str, url: str) -> Finding:
@@ -181,17 +202,25 @@ async def _database_elsewhere(data: Path, service: str, url: str) -> Finding:
         return Finding(f"{service} database", False, f"{where}: {error.message}")
     except CountinghouseError as error:
         return Finding(f"{service} database", False, error.message)
-    return _revision(service, where, revision)
+    return _revision(data, service, where, revision)
 
 
-def _revision(service: str, where: str, revision: object) -> Finding:
+def _revision(data: Path, service: str, where: str, revision: object) -> Finding:
     name, known = f"{service} database", revisions(service)
     if revision not in known:
         return Finding(
             name, False, f"{where} is at revision {revision}, which this version does not know; install the newer one"
         )
-    newer = "" if revision == known[-1] else f", will be brought to {known[-1]} at the next start"
-    return Finding(name, True, f"{where} revision {revision}{newer}")
+    if revision == known[-1]:
+        return Finding(name, True, f"{where} revision {revision}")
+    if state.running(data):
+        return Finding(
+            name,
+            False,
+            f"{where} is at revision {revision}, and this release needs {known[-1]}: the services that run are of an "
+            "older one; `countinghouse down`, and `countinghouse up`; in a deployment its migrate jobs",
+        )
+    return Finding(name, True, f"{where} revision {revision}, will be brought to {known[-1]} at the next start")
 
 
 def revisions(service: str) -> list[str]:
@@ -200,7 +229,8 @@ def revisions(service: str) -> list[str]:
     return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*.py"))
 
 
-async def _generation(data: Path, address: str, findings: list[Finding]) -> None:
+async def _generation(data: Path, address: str, findings: list[Finding], clocks: examining_clocks.Readings) -> None:
+    """Look at what is in ZooKeeper, and add the reading of its clock."""
     seen, _ = await seen_by_databases(data)
     stack = state.read(data)
     where = address or (stack.zookeeper if stack else "")
@@ -223,6 +253,9 @@ async def _generation(data: Path, address: str, findings: list[Finding]) -> None
             found = await generation.read(session, timeout_s=_ZOOKEEPER_TIMEOUT_S, path=GENERATION_PATH)
             if security.user is not None:
                 findings.append(_rights(await zookeeper_tree.open_nodes(session, _ZOOKEEPER_TIMEOUT_S)))
+            listings = await Registry(session).ls(timeout_s=_ZOOKEEPER_TIMEOUT_S)
+            findings += examining_releases.of_providers((url for each in listings for url in each.providers), release())
+            clocks |= await examining_clocks.of_zookeeper(session, SystemClock())
             for each in seen.values():
                 if each.generation:
                     generation.judge(found, session.last_zxid, each.generation, each.zxid, path=GENERATION_PATH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.live import Live
@@ -20,12 +20,12 @@ from services.runtime.zookeeper_paths import LOCKS_ROOT
 
 Queue = Sequence[Place]
 
-_TITLE = "locks"
+TITLE: Final = "locks"
 #: The details that the payment service writes beside a holder's name.
 _DETAILS = ("role", "instance", "payment")
-_COLUMNS = ("order", "", "clerk", "role", "instance", "payment", "since")
+COLUMNS: Final = ("order", "", "clerk", "role", "instance", "payment", "since")
 _AWAY = "ZooKeeper is away; this goes on when it is back"
-_NO_QUEUES = "no order is being settled at this moment"
+NO_QUEUES: Final = "no order is being settled at this moment"
 #: The eye follows no more; what happens in between is shown together.
 _REDRAW_PAUSE_S = 0.1
 
@@ -44,11 +44,11 @@ async def locks(client: Client, context: typer.Context) -> None:
         return
     queues = await ResourceLocks(await client.session(), root=LOCKS_ROOT).queues(timeout_s=client.remaining_s)
     if client.as_json:
-        output.print_json({"queues": [_document(order_id, queue) for order_id, queue in queues.items()]})
+        output.print_json({"queues": [queue_document(order_id, queue) for order_id, queue in queues.items()]})
     elif queues:
-        output.print_table(_TITLE, _COLUMNS, _rows(queues))
+        output.print_table(TITLE, COLUMNS, queue_rows(queues))
     else:
-        print(_NO_QUEUES)
+        print(NO_QUEUES)
 
 
 @app.command("watch")
@@ -72,7 +72,7 @@ async def _draw(queues: QueueWatch) -> None:
     with Live(auto_refresh=False) as screen:
         async for _ in queues.changes():
             shown = queues.queues()
-            table = output.framed(_TITLE, _COLUMNS, _rows(shown)) if shown else Text(_NO_QUEUES)
+            table = output.framed(TITLE, COLUMNS, queue_rows(shown)) if shown else Text(NO_QUEUES)
             screen.update(table if queues.live else Text(_AWAY), refresh=True)
             await asyncio.sleep(_REDRAW_PAUSE_S)
 
@@ -81,7 +81,7 @@ async def _tell(queues: QueueWatch, *, as_json: bool) -> None:
     async for changes in queues.changes():
         for change in changes:
             if as_json:
-                output.print_json_line(_document(change.resource_id, change.queue))
+                output.print_json_line(queue_document(change.resource_id, change.queue))
             else:
                 output.print_line(f"{change.resource_id}: {_sentence(change.queue)}", flush=True)
         if streams.unread():
@@ -97,7 +97,8 @@ def _refuse_options_before(subcommand: str, context: typer.Context) -> None:
             raise typer.BadParameter(f"options of `locks {subcommand}` go behind it")
 
 
-def _document(order_id: str, queue: Queue) -> dict[str, Any]:
+def queue_document(order_id: str, queue: Queue) -> dict[str, Any]:
+    """Return an order and its queue as JSON has them."""
     return {
         "order_id": order_id,
         "queue": [_place_document(place) for place in queue],
@@ -120,7 +121,8 @@ def _name(holder: Holder) -> str:
     return f"{holder.owner} ({holder.details.get('role', '?')}, {holder.details.get('instance', '?')})"
 
 
-def _rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
+def queue_rows(queues: Mapping[str, Queue]) -> list[tuple[str, ...]]:
+    """Return a row of `COLUMNS` for each place in each queue."""
     return [
         (
             order_id,

@@ -42,7 +42,7 @@ async def metrics(
         )
     if not pages[instance]:
         raise NotFound("METRICS_OFF", f"{instance} serves no metrics; its COUNTINGHOUSE_METRICS_PORT is -1")
-    text = await asyncio.to_thread(_read, pages[instance], client.remaining_s)
+    text = await asyncio.to_thread(read_page, pages[instance], client.remaining_s)
     if client.as_json:
         output.print_json({"instance": instance, "samples": _samples(text)})
     else:
@@ -68,7 +68,7 @@ def _print_pages(pages: dict[str, str], *, as_json: bool) -> None:
         output.print_table("metrics", ("instance", "address"), rows)
 
 
-def _read(address: str, timeout_s: float) -> str:
+def read_page(address: str, timeout_s: float) -> str:
     """Return the page at `host:port`.
 
     Raises:

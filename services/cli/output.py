@@ -25,11 +25,13 @@ _END_OF_TIME_MS = 253_402_300_800_000
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """Return a message as JSON has it: fields as in the proto, numbers as numbers, enums by name, nothing left out.
+    """Return a message as JSON has it: fields as in the proto, numbers as numbers, enums by name.
 
-    Unlike `MessageToDict`, which writes an int64 as a string; what reads this is no JavaScript.
+    Unlike `MessageToDict`, which writes an int64 as a string; what reads this is no JavaScript. Credentials are left
+    out, as the proto marks them (`debug_redact`); nothing else is.
     """
-    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+    fields = message.DESCRIPTOR.fields
+    return {each.name: _field(message, each) for each in fields if not each.GetOptions().debug_redact}
 
 
 def print_json(document: object) -> None:

@@ -37,7 +37,8 @@ class _LsByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click."""
-        if not args or (args[0].startswith("-") and args[0] not in _HELP):
+        completed = not args and ctx.resilient_parsing  # by a shell, which asks for the commands there are
+        if not completed and (not args or (args[0].startswith("-") and args[0] not in _HELP)):
             args = ["ls", *args]
         return super().parse_args(ctx, args)
 

@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from countinghouse.acquirer.v1 import acquirer_pb2
+from countinghouse.debug.v1 import failpoint_pb2
 from countinghouse.payment.v1 import payment_pb2
 from services.checker.snapshot import Snapshot
 from services.demo.lanes import Lane, lanes_of
 from services.devstack.stack import ACQUIRER_INSTANCE
 from services.kernel.errors import CountinghouseError
 from services.testkit.client import CallResult, money
-from services.testkit.failpoints import DROP_REPLY, KILL, STOP
-from services.testkit.harness import ONE, TWO, Harness
+from services.testkit.failpoints import DELAY, DROP_REPLY, KILL, STOP
+from services.testkit.harness import ONE, AnyHarness
 from services.testkit.waiting import NotBroughtAbout, wait_until
 
 _CLICKS = 10
@@ -31,6 +33,8 @@ _DROPPED_S = 1.0
 _PATIENCE_S = 20.0
 #: How long a frozen holder's caller waits: longer than the others.
 _FROZEN_S = 30.0
+#: By how much a charge is late: longer than a payment waits for it, and than its reversal takes.
+_LATE_S = 8.0
 #: How often a call that was refused is sent again, and how long after each the fault may yet strike.
 _TRIES = 5
 _STRIKES_WITHIN_S = 1.0
@@ -46,19 +50,27 @@ class ActResult:
     lanes: tuple[Lane, ...] = ()
 
 
-async def double_click(harness: Harness) -> tuple[bool, str, list[Lane]]:
+#: Whether the orders were settled once, what came of it in words, and the lanes.
+Act = Callable[[AnyHarness], Awaitable[tuple[bool, str, list[Lane]]]]
+
+
+async def double_click(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Pay directly as a customer, ten times at once with one ticket. The ticket is the only guard."""
     payee = await harness.open_wallet(harness.new_id("merchant"))
+    ticket = await harness.cashier.ticket(at=ONE)
+    harness.tell(f"{harness.cashier.name} fetches ticket {ticket}, which pays once")
     request = payment_pb2.PayRequest(
-        ticket_id=await harness.cashier.ticket(at=ONE),
+        ticket_id=ticket,
         source=payment_pb2.SOURCE_DRAWER,
         amount=money(harness.rng.randrange(100, 10_000)),
         payee_account_id=payee,
     )
+    harness.tell(f"{harness.cashier.name} sends the same Pay with it {_CLICKS} times at once")
     seen = await asyncio.gather(
-        *(harness.cashier.call_until_answered(request, at=(ONE, TWO)[click % 2]) for click in range(_CLICKS))
+        *(harness.cashier.call_until_answered(request, at=(ONE, harness.second)[click % 2]) for click in range(_CLICKS))
     )
     _all_answered(seen)
+    harness.tell(f"all {_CLICKS} calls are answered")
     books = await harness.snapshot()
     charges = [row for row in books.journals if row["journal_id"] in _journals_on(books, payee)]
     answers = {(answer.body, answer.error is None) for answer in seen}
@@ -72,22 +84,23 @@ async def double_click(harness: Harness) -> tuple[bool, str, list[Lane]]:
     return ok, detail, lanes
 
 
-async def two_clerks(harness: Harness) -> tuple[bool, str, list[Lane]]:
-    """Settle each of twenty orders twice at the same moment, as cashier and accountant at different instances."""
-    orders = [await harness.new_order() for _ in range(_ORDERS)]
+async def two_clerks(harness: AnyHarness, *, count: int = _ORDERS) -> tuple[bool, str, list[Lane]]:
+    """Settle each of some orders twice at the same moment, as cashier and accountant at different instances."""
+    orders = [await harness.new_order() for _ in range(count)]
     limit = asyncio.Semaphore(_ORDERS_AT_ONCE)
 
     async def contest(order_id: str) -> tuple[CallResult, CallResult]:
         async with limit:
             return await asyncio.gather(
-                harness.cashier.settle(order_id, at=ONE), harness.accountant.settle(order_id, at=TWO)
+                harness.cashier.settle(order_id, at=ONE), harness.accountant.settle(order_id, at=harness.second)
             )
 
+    harness.tell(f"{harness.cashier.name} and {harness.accountant.name} settle at the same moment")
     contests = await asyncio.gather(*(contest(order_id) for order_id in orders))
     _all_answered([seen for pair in contests for seen in pair])
     met = sum(one.began_ms <= other.ended_ms and other.began_ms <= one.ended_ms for one, other in contests)
-    if met < _ORDERS:
-        raise NotBroughtAbout(f"only at {met} of {_ORDERS} orders did the two clerks meet")
+    if met < count:
+        raise NotBroughtAbout(f"only at {met} of {count} orders did the two clerks meet")
     wins: Counter[str] = Counter()
     caught: Counter[str] = Counter()
     told = 0
@@ -101,34 +114,35 @@ async def two_clerks(harness: Harness) -> tuple[bool, str, list[Lane]]:
             if loser.first_error is not None and loser.first_error is not loser.error:
                 caught[loser.first_error.metadata.get("guard", "?")] += 1
     ok = all((cashier.error is None) != (accountant.error is None) for cashier, accountant in contests)
-    detail = f"{_ORDERS} orders, two clerks each: cashier settled {wins['cashier']}, accountant {wins['accountant']}"
+    detail = (
+        f"{_count(count, 'order')}, two clerks each: cashier settled {wins['cashier']}, accountant {wins['accountant']}"
+    )
     if ok:
         detail += f"; the other {told} were told by whom and when; caught by {_guards(caught)}"
     lanes = await lanes_of(harness, orders[0], contests[0])
     return ok, detail, lanes
 
 
-async def lost_reply(harness: Harness) -> tuple[bool, str, list[Lane]]:
+async def lost_reply(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Drop the reply after the commit; the retry at another instance gets the stored answer."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
-    await harness.failpoints.arm(ONE, "recorded", DROP_REPLY, order_id)
-    lost = await _call_until(
-        lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S),
-        lambda: _has_fired(harness, ONE, "recorded"),
-    )
+    struck = await _arm(harness, ONE, "recorded", DROP_REPLY, order_id)
+    lost = await _call_until(lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_DROPPED_S), struck)
     if not lost.open:
         raise NotBroughtAbout("the reply was not lost")
-    again = await harness.cashier.settle(order_id, key, at=TWO)
+    harness.tell(f"{harness.cashier.name} settles, and is not answered; the payment is committed")
+    again = await harness.cashier.settle(order_id, key, at=harness.second)
     _all_answered([again])
+    harness.tell(f"{harness.cashier.name} asks again under the same request id, and is answered")
     charges = _charges(await harness.snapshot(), order_id)
-    ok = charges == 1 and again.error is None and (again.replayed or "ticket" in harness.stack.options.guards_off)
+    ok = charges == 1 and again.error is None and (again.replayed or "ticket" in harness.stack.describe().guards_off)
     detail = f"lost after the commit; then asked again: {_count(charges, 'charge')}, replayed: {_yes(again.replayed)}"
     if again.error is not None:
         detail += f", {again.error}"
     return ok, detail, await lanes_of(harness, order_id, (lost, again))
 
 
-async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
+async def killed_mid_payment(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Kill the instance (SIGKILL) after the ledger posted and before its own commit; the other one finishes it."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     pid = await harness.failpoints.arm(ONE, "posted", KILL, order_id)
@@ -142,9 +156,14 @@ async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
     left = [row["state"] for row in books.payments if row["order_id"] == order_id]
     if left != ["SUBMITTED"] or _charges(books, order_id) != 1:
         raise NotBroughtAbout(f"the ledger was to have posted and the payment not; found {left or 'no payment'}")
+    harness.tell(f"{ONE} is dead: the ledger has the journal, and the payment is still SUBMITTED")
+    other_clerk = harness.accountant.name
+    harness.tell(
+        f"{harness.cashier.name} asks again under the same request id, and {other_clerk} settles the order, too"
+    )
     again, other = await asyncio.gather(
-        harness.cashier.settle(order_id, key, at=TWO, within_s=_PATIENCE_S),
-        harness.accountant.settle(order_id, at=TWO, within_s=_PATIENCE_S),
+        harness.cashier.settle(order_id, key, at=harness.second, within_s=_PATIENCE_S),
+        harness.accountant.settle(order_id, at=harness.second, within_s=_PATIENCE_S),
     )
     books = (await harness.settled_snapshot(within_s=2.0)).snapshot
     left = [row["state"] for row in books.payments if row["order_id"] == order_id and row["state"] != "DECLINED"]
@@ -152,35 +171,40 @@ async def killed_mid_payment(harness: Harness) -> tuple[bool, str, list[Lane]]:
     ok = left == ["SUCCEEDED"] and charges == 1 and again.error is None
     took_ms = again.ended_ms - died.began_ms
     if ok:
-        detail = f"killed before recording it; caught by recovery: finished elsewhere {took_ms} ms later"
+        where = "by the next process" if harness.second == ONE else "elsewhere"
+        detail = f"killed before recording it; caught by recovery: finished {where} {took_ms} ms later"
     else:
         detail = f"killed before recording it: {_count(charges, 'charge')}, payment {'/'.join(left)}"
     await harness.stack.wait_serving(ONE)
+    harness.tell(f"{ONE} serves again")
     lanes = await lanes_of(harness, order_id, (died, other))
     return ok, detail, [Lane.of_answer(ONE, "work", died, "kill -9"), *lanes]
 
 
-async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
+async def frozen_holder(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Freeze a holder before it posts, past its session's end; the other clerk settles; it wakes with a stale fence."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
-    await harness.failpoints.arm(ONE, "submitted", STOP, order_id)
+    struck = await _arm(harness, ONE, "submitted", STOP, order_id)
     frozen = asyncio.create_task(
-        _call_until(
-            lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_FROZEN_S),
-            lambda: _has_fired(harness, ONE, "submitted"),
-        )
+        _call_until(lambda: harness.cashier.settle_once(order_id, key, at=ONE, timeout_s=_FROZEN_S), struck)
     )
     try:
         await harness.wait_frozen(ONE)
-        other = await harness.accountant.settle(order_id, at=TWO, within_s=_PATIENCE_S)
+        harness.tell(f"{ONE} is frozen: it holds the lock of the order, and its payment is SUBMITTED")
+        other = await harness.accountant.settle(order_id, at=harness.second, within_s=_PATIENCE_S)
         if frozen.done():
             raise NotBroughtAbout("the holder did not stay frozen")
+        clerk = harness.accountant.name
+        harness.tell(f"{clerk} settles at {harness.second}, and is answered once the session of {ONE} has ended")
+    except asyncio.CancelledError:
+        frozen.cancel()  # it may not have come to the fault yet
+        raise
     finally:
         harness.thaw(ONE)
-        await asyncio.wait({frozen})
-        frozen.exception()
+        await asyncio.gather(frozen, return_exceptions=True)
     woken = frozen.result()
-    again = await harness.cashier.settle(order_id, key, at=TWO)
+    harness.tell(f"{ONE} is woken, and {_what_it_met(woken)}")
+    again = await harness.cashier.settle(order_id, key, at=harness.second)
     _all_answered([other, again])
     books = (await harness.settled_snapshot(within_s=3.0)).snapshot
     charges = _charges(books, order_id)
@@ -197,16 +221,16 @@ async def frozen_holder(harness: Harness) -> tuple[bool, str, list[Lane]]:
     return ok, detail, [Lane.of_answer(ONE, "frozen", woken, f"woken, and {_what_it_met(woken)}"), *lanes]
 
 
-async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
+async def reversal(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Reverse a settled order twice, which writes one opposite journal, and settle it again."""
     order_id = await harness.new_order()
     first = await harness.cashier.settle(order_id, at=ONE)
     _all_answered([first])
     payment_id, key = first.payment.payment_id, harness.new_id("reverse")
     undone = await asyncio.gather(
-        *(harness.accountant.reverse(payment_id, key, at=instance) for instance in (ONE, TWO))
+        *(harness.accountant.reverse(payment_id, key, at=instance) for instance in (ONE, harness.second))
     )
-    again = await harness.accountant.settle(order_id, at=TWO)
+    again = await harness.accountant.settle(order_id, at=harness.second)
     _all_answered([*undone, again])
     books = await harness.snapshot()
     journals = [row for row in books.journals if row["order_id"] == order_id]
@@ -217,20 +241,17 @@ async def reversal(harness: Harness) -> tuple[bool, str, list[Lane]]:
     return ok, detail, await lanes_of(harness, order_id, (first, again))
 
 
-async def silent_acquirer(harness: Harness) -> tuple[bool, str, list[Lane]]:
+async def silent_acquirer(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
     """Let the acquirer charge a card and not answer; asked again under the same key, it has charged once."""
     order_id, key = await harness.new_order(), harness.new_id("settle")
     card = f"tok-{order_id}"
-    await harness.failpoints.arm(ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
-    first = await _call_until(
-        lambda: harness.cashier.settle_once(order_id, key, card=card, at=ONE),
-        lambda: _has_fired(harness, ACQUIRER_INSTANCE, "charged"),
-    )
-    if first.answer.state != "UNKNOWN":
-        raise NotBroughtAbout(f"the acquirer's silence was not noticed: {first.error or first.answer.state}")
+    struck = await _arm(harness, ACQUIRER_INSTANCE, "charged", DROP_REPLY, card)
+    first = await _settle_by_silent_acquirer(harness, order_id, key, card, struck)
+    harness.tell("the payment service asks the acquirer again by itself, under the same key")
     books = (await harness.settled_snapshot(within_s=_PATIENCE_S)).snapshot
-    again = await harness.cashier.settle(order_id, key, card=card, at=TWO, within_s=_PATIENCE_S)
+    again = await harness.cashier.settle(order_id, key, card=card, at=harness.second, within_s=_PATIENCE_S)
     _all_answered([again])
+    harness.tell(f"{harness.cashier.name} asks again under the same request id, and is answered")
     payment_id = first.answer.payment_id
     charged = sum(row["reference"] == payment_id and row["state"] == "CHARGED" for row in books.charges or ())
     charges = _charges(books, order_id)
@@ -241,8 +262,37 @@ async def silent_acquirer(harness: Harness) -> tuple[bool, str, list[Lane]]:
     return ok, detail, await lanes_of(harness, order_id, (first, again))
 
 
-#: In the order in which they are run.
-ACTS: dict[str, Callable[[Harness], Awaitable[tuple[bool, str, list[Lane]]]]] = {
+async def late_charge(harness: AnyHarness) -> tuple[bool, str, list[Lane]]:
+    """Reverse a card payment whose charge is still on its way; the acquirer refuses the charge when it arrives."""
+    order_id, key = await harness.new_order(), harness.new_id("settle")
+    card = f"tok-{order_id}"
+    struck = await _arm(harness, ACQUIRER_INSTANCE, "accepted", DELAY, card, delay_s=_LATE_S)
+    first = await _settle_by_silent_acquirer(harness, order_id, key, card, struck)
+    payment = first.payment
+    undone = await harness.accountant.reverse(payment.payment_id, at=harness.second)
+    _all_answered([undone])
+    harness.tell(
+        f"{harness.accountant.name} reverses the payment: the acquirer is told that its key is not to be charged"
+    )
+    decided = await _late_decision(harness, payment.acquirer_key)
+    harness.tell(f"the charge arrives at the acquirer {_LATE_S:g} s late")
+    again = await harness.accountant.settle(order_id, at=harness.second)
+    _all_answered([again])
+    harness.tell(f"{harness.accountant.name} settles the order from the bank")
+    books = await harness.snapshot()
+    state = next((str(row["state"]) for row in books.charges or () if row["key"] == payment.acquirer_key), "none")
+    left = [str(row["state"]) for row in books.payments if row["payment_id"] == payment.payment_id]
+    charges = _charges(books, order_id)
+    ok = (state, left, charges, again.error) == ("TOMBSTONE", ["REVERSED"], 1, None)
+    detail = f"reversed before it was charged; the late charge was answered {decided}: the card's key is {state}"
+    detail += f", the payment {'/'.join(left)}, {_count(charges, 'charge')} in the books, from the bank"
+    if ok:
+        detail += "; caught by acquirer-key"
+    return ok, detail, await lanes_of(harness, order_id, (first, again))
+
+
+#: Those of the demonstration, in the order in which they are run.
+ACTS: dict[str, Act] = {
     "double click": double_click,
     "two clerks, one order": two_clerks,
     "lost reply": lost_reply,
@@ -253,10 +303,14 @@ ACTS: dict[str, Callable[[Harness], Awaitable[tuple[bool, str, list[Lane]]]]] = 
 }
 
 
-async def run_act(name: str, harness: Harness) -> ActResult:
-    """Run one act."""
+async def run_act(name: str, harness: AnyHarness, act: Act | None = None) -> ActResult:
+    """Run one act.
+
+    Args:
+        act: None: the one of the demonstration that has this name.
+    """
     try:
-        ok, detail, lanes = await ACTS[name](harness)
+        ok, detail, lanes = await (act or ACTS[name])(harness)
     except NotBroughtAbout as why:
         return ActResult(name, None, f"could not be brought about: {why}")
     except (CountinghouseError, TimeoutError) as error:
@@ -285,9 +339,61 @@ async def _call_until(send: Callable[[], Awaitable[CallResult]], struck: Callabl
     raise NotBroughtAbout(f"the call did not come to the fault: {seen.error or seen.answer.state}")
 
 
-async def _has_fired(harness: Harness, instance: str, point: str) -> bool:
-    """Return whether the only failpoint armed there has fired, and so is armed no more."""
-    return await harness.failpoints.fired(instance, point) > 0
+async def _arm(
+    harness: AnyHarness,
+    instance: str,
+    point: str,
+    action: failpoint_pb2.FailpointAction.ValueType,
+    subject: str,
+    *,
+    delay_s: float = 0.0,
+) -> Callable[[], Awaitable[bool]]:
+    """Arm a failpoint; return what says whether it has fired since, and so is armed no more.
+
+    Raises:
+        NotBroughtAbout: It cannot be armed.
+    """
+    before = await harness.failpoints.fired(instance, point)
+    await harness.failpoints.arm(instance, point, action, subject, delay_s=delay_s)
+
+    async def has_fired() -> bool:
+        return await harness.failpoints.fired(instance, point) > before
+
+    return has_fired
+
+
+async def _settle_by_silent_acquirer(
+    harness: AnyHarness, order_id: str, key: str, card: str, struck: Callable[[], Awaitable[bool]]
+) -> CallResult:
+    """Settle by a card of which the acquirer does not answer in time; return the answer, which is UNKNOWN.
+
+    Raises:
+        NotBroughtAbout: It is another one.
+    """
+    first = await _call_until(lambda: harness.cashier.settle_once(order_id, key, card=card, at=ONE), struck)
+    if first.answer.state != "UNKNOWN":
+        raise NotBroughtAbout(f"the acquirer's silence was not noticed: {first.error or first.answer.state}")
+    harness.tell(f"{harness.cashier.name} settles by card {card}, and is told that the outcome is UNKNOWN")
+    return first
+
+
+async def _late_decision(harness: AnyHarness, key: str) -> str:
+    """Wait until the acquirer has decided on a charge of a key; return its word for it.
+
+    Raises:
+        NotBroughtAbout: It does not, or the charge came before the reversal.
+    """
+    decided: list[str] = []
+
+    async def arrived() -> bool:
+        entries = (await harness.operator.ask(acquirer_pb2.ListLogRequest(key=key))).entries
+        decided[:] = [entry.word for entry in entries if entry.method == "Charge" and entry.word != "RECEIVED"]
+        return bool(decided)
+
+    await wait_until(arrived, "the delayed charge never arrived at the acquirer")
+    if decided[0] == "CHARGED":
+        raise NotBroughtAbout("the charge arrived before the reversal")
+    return decided[0]
 
 
 def _all_answered(seen: list[CallResult]) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from services.checker.snapshot import Record, Snapshot
 from services.testkit.client import CallResult
-from services.testkit.harness import Harness
+from services.testkit.harness import AnyHarness
 
 #: Columns for the longest lane.
 _WIDTH = 44
@@ -75,7 +75,7 @@ def coloured(line: str) -> Text:
     return text
 
 
-async def lanes_of(harness: Harness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
+async def lanes_of(harness: AnyHarness, order_id: str, seen: tuple[CallResult, CallResult]) -> list[Lane]:
     """Return a lane for each of the two clerks of this order, and one for each service that recorded it."""
     books = await harness.snapshot()
     labels = {clerk.name: f"{clerk.identity.role} {clerk.name}" for clerk in (harness.cashier, harness.accountant)}

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import random  # noqa: TID251  seeded, so that a run can be repeated
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeAlias, TypeVar
 
 import psutil
 
@@ -29,6 +29,7 @@ from services.devstack.stack import Stack
 from services.kernel.clock import Clock, SystemClock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
+from services.testkit.attached_stack import AttachedStack
 from services.testkit.client import CURRENCY, Connections, RecordingClient, money
 from services.testkit.failpoints import FailpointClient
 from services.testkit.fair_clock import FairClock
@@ -39,8 +40,10 @@ from services.testkit.waiting import wait_until
 ONE: Final = "payment-1"
 TWO: Final = "payment-2"
 
+_StackT_co = TypeVar("_StackT_co", bound=Stack | AttachedStack, covariant=True)
 
-class Harness:
+
+class StackHarness(Generic[_StackT_co]):
     """A running stack and its clients. Leaving it closes the clients and lets frozen instances go on.
 
     Args:
@@ -48,19 +51,22 @@ class Harness:
         seed: The same seed gives the same ids and amounts; None: they are random.
         discovers: Whether a call to no certain instance goes to whichever discovery picks, and not to the first.
         accountant: Name of the accountant.
+        tell: Called with a sentence for each step of what is done with the harness.
     """
 
     def __init__(
         self,
-        stack: Stack,
+        stack: _StackT_co,
         clock: Clock | None = None,
         *,
         history: HistoryWriter | None = None,
         seed: int | None = None,
         discovers: bool = False,
         accountant: str = "wang",
+        tell: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
         self.stack = stack
+        self.tell = tell
         self.clock = clock or SystemClock()
         self.rng = random.Random(seed or 0)  # noqa: S311
         self.connections = Connections(
@@ -76,7 +82,7 @@ class Harness:
         self.accountant = self.client(accountant, Role.ACCOUNTANT)
         self.customer = self.client(CUSTOMER, Role.CUSTOMER)
         self.operator = self.client("ops", Role.OPERATOR)
-        self.failpoints = FailpointClient(self.operator)
+        self.failpoints = FailpointClient(self.operator, tell)
         #: The orders that `new_order` has made.
         self.orders: list[str] = []
 
@@ -87,10 +93,7 @@ class Harness:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for instance in self.stack.instances:
-            if instance.pid:
-                with suppress(CountinghouseError, ProcessLookupError):
-                    self.thaw(instance.name)
+        self.thaw_all()
         await self.connections.__aexit__(kind, error, trace)
 
     def client(self, name: str, role: Role, process: str = "") -> RecordingClient:
@@ -113,6 +116,7 @@ class Harness:
         )
         await self.cashier.ask_until_ok(request)
         self.orders.append(order_id)
+        self.tell(f"{self.cashier.name} makes order {order_id} of {self.customer.name}")
         return order_id
 
     async def open_wallet(self, name: str) -> str:
@@ -133,6 +137,11 @@ class Harness:
 
     # ---- processes -------------------------------------------------------------------------------------
 
+    @property
+    def second(self) -> str:
+        """Return the payment instance of the second clerk: the only one, where there is no other."""
+        return TWO if any(instance.name == TWO for instance in self.stack.instances) else ONE
+
     def address(self, instance: str) -> str:
         """Return where an instance listens."""
         return self.stack.instance(instance).address
@@ -150,6 +159,14 @@ class Harness:
     def thaw(self, instance: str) -> None:
         """Let a frozen instance go on."""
         self.stack.kill(instance, signal.SIGCONT)
+
+    def thaw_all(self) -> None:
+        """Let all frozen instances go on."""
+        with suppress(CountinghouseError):  # there is no stack any more
+            for instance in self.stack.instances:
+                if instance.pid:
+                    with suppress(CountinghouseError, ProcessLookupError):
+                        self.thaw(instance.name)
 
     async def wait_frozen(self, *instances: str) -> str:
         """Wait until one of these has stopped itself; return which. Raises NotBroughtAbout."""
@@ -182,6 +199,12 @@ class Harness:
     async def settled_snapshot(self, within_s: float) -> Reading:
         """Return the books once nothing is under way, or at the latest after `within_s` fair seconds."""
         return await settled_snapshot(self.databases, within_s, FairClock(self.clock))
+
+
+#: Of a stack that this process has started.
+Harness: TypeAlias = StackHarness[Stack]
+#: Of a stack that any process has started.
+AnyHarness: TypeAlias = StackHarness[Stack | AttachedStack]
 
 
 @asynccontextmanager

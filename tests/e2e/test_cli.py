@@ -20,6 +20,7 @@ from countinghouse.payment.v1 import payment_pb2
 from services.devstack.stack import Stack
 from services.devstack.state import INTERFACES
 from services.kernel.principal import Role
+from services.kernel.release import release
 from services.runtime.zookeeper_paths import LOCKS_ROOT
 from services.testkit.client import new_id
 from services.testkit.harness import open_client
@@ -454,4 +455,6 @@ async def test_doctor_finds_a_running_stack_fit(terminal: Terminal) -> None:
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert "ZooKeeper 1" in checks["generation"]["detail"]
+    assert f"{release()}, of all 4 instances" in checks["releases"]["detail"]
+    assert "ZooKeeper " in checks["clocks"]["detail"]
     assert {"order database", "payment database", "ledger database"} <= set(checks)

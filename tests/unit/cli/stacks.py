@@ -10,11 +10,11 @@ from services.devstack.state import Instance, InstanceState, StackLock, StackSta
 
 
 @contextmanager
-def described_as_running(data: Path, name: str) -> Iterator[None]:
-    """A stack of one process, which has no address."""
+def described_as_running(data: Path, name: str, pid: int = 0) -> Iterator[None]:
+    """A stack of one process, which has no address; and no process id, unless it is given."""
     lock = StackLock(data)
     lock.take()
-    instance = Instance(name, name.rpartition("-")[0], "", 0, "", InstanceState.SERVING)
+    instance = Instance(name, name.rpartition("-")[0], "", pid, "", InstanceState.SERVING)
     StackState(1, True, "127.0.0.1:1", 0, (instance,)).write(data)
     try:
         yield

@@ -68,6 +68,9 @@ def test_every_command_of_the_issue_is_there() -> None:
             "locks",
             "locks watch",
             "metrics",
+            "gateway",
+            "trigger",
+            "top",
         ),
         *("registry ls", "registry watch", "registry explain"),
         *("registry offline", "registry online", "registry weight"),
@@ -153,12 +156,12 @@ def test_refusal_is_on_standard_error_and_in_the_exit_code(
 def test_status_without_a_stack_is_still_json(tmp_path: Path) -> None:
     done = run("status", "--json", "--data", str(tmp_path))
     assert done.returncode == 2
-    assert json.loads(done.stdout) == {"zookeeper": "", "acquirer": "", "services": []}
+    assert json.loads(done.stdout) == {"zookeeper": "", "acquirer": "", "gateway": "", "services": []}
     assert done.stderr.count("\n") == 1
 
 
 def test_status_shows_the_processes_of_acquirer_and_zookeeper(tmp_path: Path) -> None:
-    """With the state that the acquirer answers; the JSON document stays as its callers know it."""
+    """With the state that the acquirer answers; the JSON document keeps the fields that its callers know."""
     lock = StackLock(tmp_path)
     lock.take()
     StackState(1, True, "127.0.0.1:2", 4712, (), acquirer="127.0.0.1:1", acquirer_pid=4711, plaintext=True).write(
@@ -172,7 +175,12 @@ def test_status_shows_the_processes_of_acquirer_and_zookeeper(tmp_path: Path) ->
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["acquirer", "127.0.0.1:1", "4711", "UNREACHABLE"] in lines
     assert ["zookeeper", "127.0.0.1:2", "4712"] in lines
-    assert json.loads(as_json.stdout) == {"zookeeper": "127.0.0.1:2", "acquirer": "127.0.0.1:1", "services": []}
+    assert json.loads(as_json.stdout) == {
+        "zookeeper": "127.0.0.1:2",
+        "acquirer": "127.0.0.1:1",
+        "gateway": "",
+        "services": [],
+    }
 
 
 def test_error_is_json_too_if_json_was_asked_for(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from coordination.locks import generation
+from services.cli import doctor
 from services.cli.commands import app
 from services.cli.doctor import revisions
 from services.devstack import restore_marker, revocations
@@ -22,6 +26,7 @@ from services.devstack.revocations import Revocations
 from services.kernel.clock import SystemClock
 from tests.fakes.clock import ManualClock
 from tests.unit.cli.stacks import described_as_running
+from tests.unit.cli.test_examining_releases import provider
 
 
 def examine(data: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -46,8 +51,13 @@ def database(data: Path, service: str, revision: str, generation: int = 1) -> Pa
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own ZooKeeper is not what these tests are about."""
+    """The machine's own ZooKeeper and disk are not what these tests are about."""
     monkeypatch.setattr("services.devstack.components.zookeeper.find", lambda _environment: "found")
+    has_free(monkeypatch, 5 << 30)
+
+
+def has_free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free_bytes))
 
 
 def test_fresh_directory_is_fit(tmp_path: Path) -> None:
@@ -77,6 +87,44 @@ def test_newer_database_is_named(tmp_path: Path) -> None:
     code, checks = examine(tmp_path)
     assert code == 1
     assert "9999" in checks["ledger database"]["detail"]
+
+
+def test_database_behind_this_release_is_a_fault_of_a_running_stack(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Its services are of an older release. One that does not run brings its database up to date when it starts."""
+    database(tmp_path, "payment", "0001")
+    (tmp_path / "keys").mkdir()
+    newest = revisions("payment")[-1]
+    stopped = examine(tmp_path)[1]["payment database"]
+    assert stopped["ok"]
+    assert f"will be brought to {newest} at the next start" in stopped["detail"]
+    request.getfixturevalue("running")
+    code, checks = examine(tmp_path)
+    assert (code, checks["payment database"]["ok"]) == (1, False)
+    assert f"is at revision 0001, and this release needs {newest}" in checks["payment database"]["detail"]
+    assert "`countinghouse down`" in checks["payment database"]["detail"]
+
+
+@pytest.mark.parametrize("data", ["", "made/later"])
+def test_disk_that_is_nearly_full_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    """Also that of a directory which is not there yet."""
+    assert examine(tmp_path / data)[1]["disk"]["ok"]
+    has_free(monkeypatch, 200 << 20)
+    code, checks = examine(tmp_path / data)
+    assert (code, checks["disk"]["ok"]) == (1, False)
+    assert "0.2 GiB are free" in checks["disk"]["detail"]
+    assert "make room for 1 GiB" in checks["disk"]["detail"]
+
+
+def test_disk_that_cannot_be_asked_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(shutil, "disk_usage", refuse)
+    code, checks = examine(tmp_path)
+    assert (code, checks["disk"]["ok"]) == (1, False)
+    assert "Input/output error" in checks["disk"]["detail"]
 
 
 def test_key_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
@@ -213,3 +261,60 @@ def test_restore_that_was_not_finished_is_a_fault(tmp_path: Path) -> None:
     assert "countinghouse restore /backups/monday" in found["restore"]["detail"]
     restore_marker.finish(tmp_path)
     assert "restore" not in examine(tmp_path)[1]
+
+
+class FakeSession:
+    """A session with a ZooKeeper that is well."""
+
+    last_zxid = 9
+
+    def __init__(self, _address: str, **_: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> FakeSession:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def wait_connected(self, _timeout_s: float) -> None:
+        pass
+
+    async def ask(self, *_: object) -> None:
+        pass
+
+    async def create(self, path: str, **_: object) -> Any:
+        return path, SimpleNamespace(ctime=SystemClock().now_ms() + 3_600_000)
+
+    async def delete(self, _path: str, **_: object) -> None:
+        pass
+
+
+class FakeRegistry:
+    """One instance, of an older release."""
+
+    def __init__(self, _session: FakeSession) -> None:
+        pass
+
+    async def ls(self, **_: object) -> list[Any]:
+        return [SimpleNamespace(providers=[provider("order-1", "0.0.1")])]
+
+
+def test_zookeeper_that_answers_shows_releases_and_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: None
+) -> None:
+    """Both are faults here: an instance is of an older release, and the clocks are an hour apart."""
+
+    async def read(*_: object, **__: object) -> int:
+        return 1
+
+    monkeypatch.setattr(doctor, "Session", FakeSession)
+    monkeypatch.setattr(doctor, "Registry", FakeRegistry)
+    monkeypatch.setattr(generation, "read", read)
+    monkeypatch.setenv("COUNTINGHOUSE_ZOOKEEPER_PLAINTEXT", "true")
+    checks = examine(tmp_path)[1]
+    assert checks["generation"]["ok"]
+    assert not checks["releases"]["ok"]
+    assert "order-1 0.0.1" in checks["releases"]["detail"]
+    assert not checks["clocks"]["ok"]
+    assert "the clock of ZooKeeper is 3600.0 s ahead" in checks["clocks"]["detail"]

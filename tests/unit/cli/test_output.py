@@ -32,6 +32,12 @@ def test_json_keeps_the_protos_names_and_its_numbers_are_numbers() -> None:
     json.dumps(found)
 
 
+def test_credential_is_left_out() -> None:
+    """What lets a service act for the clerk (`debug_redact` in the proto)."""
+    clerk = clerk_pb2.Clerk(name="li", role=clerk_pb2.ROLE_CASHIER, delegation="secret")
+    assert output.as_dict(clerk) == {"name": "li", "role": "ROLE_CASHIER"}
+
+
 def test_enum_of_a_newer_version_stays_a_number() -> None:
     payment = payment_pb2.Payment(state=99)  # type: ignore[arg-type]
     assert output.as_dict(payment)["state"] == 99
