@@ -37,7 +37,10 @@ class _Lease:
 
     Attributes:
         session_id: The service's own, for which it knows the generation.
+        waited_s: For traces, which are off.
     """
+
+    waited_s = 0.0
 
     def __init__(self, resource_id: str, recipe: Any, token: int, session_id: int) -> None:
         self.resource_id = resource_id
