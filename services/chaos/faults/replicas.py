@@ -31,7 +31,7 @@ def _servers(target: Target) -> tuple[str, ...]:
 @TYPES.define("switchover", targets=_servers, duration_s=(12.0, 16.0))
 async def _lose_primary(context: InjectionContext, injection: FaultInjection) -> Observations:
     replicas, in_flight = _replicas_of(context), dict(await context.in_flight())
-    primary = await replicas.primary()
+    primary = await replicas.replaceable_primary()  # a fault that is just over may have left it without a successor
     try:
         began_s = context.clock.monotonic_s()
         await _HOW[injection.fault](replicas, primary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +20,8 @@ _TAKEN_OVER_WITHIN_S: Final = 60.0
 #: A server that was the primary may have to be rewound first.
 _BACK_WITHIN_S: Final = 90.0
 _PRIMARY, _REPLICA = "f", "t"
+#: The role of a replica that ZooKeeper names.
+_SYNCHRONOUS: Final = "Sync Standby"
 _IS_REPLICA: Final = "SELECT pg_is_in_recovery()"
 _STREAMING: Final = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 
@@ -41,6 +44,25 @@ class PatroniReplicas:
 
         await until(look, "no server is the primary", _TAKEN_OVER_WITHIN_S)
         return found
+
+    async def replaceable_primary(self) -> str:
+        """See `Replicas`. ZooKeeper must name a replica that has what is acknowledged: no other is promoted.
+
+        While Patroni replaces that replica, for a second or two, it names none.
+        """
+        primary = ""
+
+        async def look() -> bool:
+            nonlocal primary
+            primary = await self.primary()
+            command = ("patronictl", "--config-file", _PATRONI, "list", "--format", "json")
+            with suppress(NotBroughtAbout):
+                members = json.loads(await self._docker.run("exec", self._docker.container(primary), *command))
+                return any(each["Role"] == _SYNCHRONOUS and each["State"] == "streaming" for each in members)
+            return False
+
+        await until(look, "no replica may take the primary's place", _BACK_WITHIN_S)
+        return primary
 
     async def replica(self) -> str:
         primary = await self.primary()

@@ -32,6 +32,13 @@ class Replicas(Protocol):
             NotBroughtAbout: There is none in time.
         """
 
+    async def replaceable_primary(self) -> str:
+        """Return the primary, once there is one whose place another server may take.
+
+        Raises:
+            NotBroughtAbout: There is none in time.
+        """
+
     async def replica(self) -> str:
         """Return a server for which the primary waits.
 

@@ -38,6 +38,20 @@ case "$1 $2" in
 esac
 """
 
+#: postgres2 is the primary; ZooKeeper names a synchronous replica at the third look.
+WITH_REPLICAS = """#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >> asked
+case "$*" in
+  *postgres2-1\\ psql*) echo f ;;
+  *psql*) echo t ;;
+  *patronictl*)
+    echo again >> looks
+    [ "$(wc -l < looks)" -ge 3 ] && role="Sync Standby" || role=Replica
+    echo '[{"Role": "Leader", "State": "running"}, {"Role": "'"$role"'", "State": "streaming"}]' ;;
+esac
+"""
+
 
 @pytest.fixture
 def target(tmp_path: Path) -> ComposeTarget:
@@ -117,6 +131,18 @@ async def test_primary_that_is_cut_off_keeps_the_network_of_its_clients(tmp_path
     assert replicated.replicas is not None
     await replicated.replicas.cut_off("postgres2")
     assert told(tmp_path, "network") == [f"network disconnect chaos_coordination {PROJECT}-postgres2-1"]
+
+
+async def test_primary_is_lost_once_another_server_may_take_its_place(tmp_path: Path, target: ComposeTarget) -> None:
+    """While Patroni replaces the synchronous replica, ZooKeeper names none: nobody would be promoted."""
+    del target
+    (tmp_path / "docker").write_text(WITH_REPLICAS)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    replicated = ComposeTarget(ComposeOptions(tmp_path, PROJECT, environment, replicated=True), SystemClock())
+    assert replicated.replicas is not None
+    assert await replicated.replicas.replaceable_primary() == "postgres2"
+    listed = f"exec {PROJECT}-postgres2-1 patronictl --config-file /etc/countinghouse/patroni.yml list --format json"
+    assert [each for each in told(tmp_path, "exec") if "patronictl" in each] == [listed] * 3
 
 
 def test_faults_of_the_primary_are_those_of_a_deployment_with_several_servers(tmp_path: Path) -> None:
