@@ -14,7 +14,7 @@ ALL := -m "not soak and not compose and not browser"
 
 #: What is injected where PostgreSQL has several servers: all that can happen to those, and some that meets a payment in
 #: the middle or takes ZooKeeper's leader.
-HA_FAULTS := primary-kill,primary-freeze,primary-cut-off,switchover,replica-freeze,kill-at,freeze-at,leader-kill
+HA_FAULTS := primary-kill,primary-freeze,primary-cut-off,switchover,replica-freeze,kill-at,freeze-at,leader-kill,quorum-loss
 
 # Tests start many processes: each reads what the first of them compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -110,6 +110,11 @@ test-console: setup  ## Opens the console in Chromium: every page, the race, fau
 
 console:  ## Makes the bundle of the console (needs Node.js with npm)
 	@$(BIN)/python -m services.gateway.console.bundle
+
+pictures: setup  ## Makes README's picture of the console and its recording of the demo anew
+	@deploy/setup-chromium.sh
+	@$(BIN)/python -m tests.browser.pictures $(BIN)/uv run -q --no-project --isolated --python $(BIN)/python \
+	  --with-requirements tests/browser/recorder.lock -- termtosvg
 
 gen: setup  ## Generates protos/gen
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh

@@ -82,16 +82,13 @@ class PatroniReplicas:
         await self._docker.disconnect(name, *_BETWEEN_SERVERS)
 
     async def switch_over(self, primary: str) -> None:
-        """See `Replicas`. Patroni asks ZooKeeper, which may have another fault now."""
+        """See `Replicas`. ZooKeeper may have another fault now, so Patroni is asked until it has done so."""
         command = ("patronictl", "--config-file", _PATRONI, "switchover", "--leader", primary, "--force")
 
         async def is_done() -> bool:
-            if await self.primary() != primary:
-                return True
-            with suppress(NotBroughtAbout):
+            with suppress(NotBroughtAbout):  # its exit code does not tell whether it succeeded
                 await self._docker.run("exec", self._docker.container(primary), *command)
-                return True
-            return False
+            return await self.primary() != primary
 
         await until(is_done, f"{primary} cannot be switched over", _TAKEN_OVER_WITHIN_S)
 

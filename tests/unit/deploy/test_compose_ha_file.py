@@ -144,6 +144,13 @@ def test_superuser_has_no_way_in_from_outside_and_servers_come_by_certificate() 
         assert all(bool(re.fullmatch(pattern, name)) is (name in REPLICAS) for pattern in patterns)
 
 
+def test_servers_take_changes_from_each_other_by_certificate_and_not_by_address() -> None:
+    """It has one in each network: a primary without ZooKeeper was refused by it when it asked whether to stay."""
+    api = PATRONI["restapi"]
+    assert (api["verify_client"], api["cafile"]) == ("optional", "/run/secrets/ca.pem")
+    assert not [name for name in api if "allowlist" in name]
+
+
 def test_no_password_is_in_the_configuration() -> None:
     for name in ("docker-compose.ha.yml", "postgres/patroni.yml", "postgres/run-replica.sh", "postgres/Dockerfile"):
         assert not re.search(r"password\s*[:=](?!_encryption)", (FOLDER / name).read_text(), re.IGNORECASE)
