@@ -19,7 +19,7 @@ A *passing* one is not stored; the same request id may be sent again and runs an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class CountinghouseError(Exception):
@@ -115,13 +115,17 @@ class RequestInProgress(Aborted):
         )
 
 
+#: The reason of `StaleFence`.
+STALE_FENCE: Final = "STALE_FENCE"
+
+
 class StaleFence(Aborted):
     """A write under an order's lock that another holder has had since."""
 
     def __init__(self, order_id: str, carried: object, seen: object) -> None:
         subject = f"order {order_id}"
         super().__init__(
-            "STALE_FENCE",
+            STALE_FENCE,
             f"{subject} was locked by another holder since: fence {carried} is behind {seen}; ask again, same id",
             metadata={"subject": subject, "carried": str(carried), "seen": str(seen), "guard": "fence"},
             retry_after_ms=50,

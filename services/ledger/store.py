@@ -123,7 +123,7 @@ class SqlLedgerStore(SqlAnswerStore, LedgerStore):
         self._failpoints = failpoints
         super().__init__(database, Requests(REQUESTS, guards))
         self._guards = guards
-        self._posts = GroupCommit(self._post)
+        self._posts = GroupCommit(self._post, committed=database.metrics.committed)
         upsert = (sqlite if database.is_sqlite else postgresql).insert(ORDER_FENCES)
         seen = tuple_(ORDER_FENCES.c.generation, ORDER_FENCES.c.token)
         self._raise_fence = upsert.on_conflict_do_update(

@@ -87,8 +87,12 @@ class SqlOrderStore(SqlAnswerStore, OrderStore):
         self.feed: ChangeFeed[Order] = ChangeFeed()
         super().__init__(database, Requests(REQUESTS, guards))
         self._raise_fence = _raise_fence(guarded=guards.fence)
-        self._creating = GroupCommit(self._create_all, key=lambda one: one.request.key)
-        self._moving = GroupCommit(self._move_all, key=lambda move: move[0].order_id)
+        self._creating = GroupCommit(
+            self._create_all, key=lambda one: one.request.key, committed=database.metrics.committed
+        )
+        self._moving = GroupCommit(
+            self._move_all, key=lambda move: move[0].order_id, committed=database.metrics.committed
+        )
 
     async def create(self, request: KeyedRequest, order: Order, response: StoredResponse) -> Answer | None:
         try:

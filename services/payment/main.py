@@ -10,6 +10,7 @@ from countinghouse.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from countinghouse.order.v1.order_pb2_grpc import OrderServiceStub
 from countinghouse.payment.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
 from services.payment.locks import CoordinatedLocks
+from services.payment.metrics import RecoveryMetrics
 from services.payment.operations import PaymentOperations
 from services.payment.peers import LEDGER_INTERFACE, ORDER_INTERFACE, AcquirerPeer, LedgerPeer, OrderPeer
 from services.payment.ports import Limits
@@ -58,6 +59,7 @@ async def build(runtime: Runtime) -> Components:
             ticket_quota=settings.ticket_quota,
         ),
         instance=settings.instance,
+        metrics=RecoveryMetrics(runtime.collected),
     )
     workers = [LockPreparer(runtime.session, locks).run, store.feed.run]
     if guards.recovery:

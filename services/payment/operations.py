@@ -38,6 +38,7 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.payment.card import CardMoney
 from services.payment.execution import Executor, Leases
+from services.payment.metrics import RecoveryMetrics
 from services.payment.model import (
     ISSUE_TICKET,
     PARK,
@@ -124,6 +125,7 @@ class PaymentOperations:
 
     Args:
         instance: Name of this process; owner of the requests it executes.
+        metrics: Counts what the recovery does; None: it is not read.
 
     Attributes:
         leases: Those of the requests that this process executes.
@@ -146,6 +148,7 @@ class PaymentOperations:
         guards: Guards,
         limits: Limits,
         instance: str,
+        metrics: RecoveryMetrics | None = None,
     ) -> None:
         self._store = store
         self._requests = requests
@@ -158,7 +161,9 @@ class PaymentOperations:
         self._saga = Saga(store, orders, ledger, self._cards, locks, responses, failpoints, clock, limits.lock_wait_s)
         self.leases = Leases(requests, clock, instance, limits.lease_s)
         self._executor = Executor(store, requests, orders, self._saga, self.leases, responses, clock, guards)
-        self.recovery = Recovery(store, requests, self._executor, self._saga, self._cards, self.leases, clock)
+        self.recovery = Recovery(
+            store, requests, self._executor, self._saga, self._cards, self.leases, clock, metrics or RecoveryMetrics()
+        )
 
     # Method 1: a ticket, then a payment
 

@@ -20,6 +20,7 @@ from services.kernel.errors import CountinghouseError
 from services.kernel.idempotency import RequestRow
 from services.payment.card import CardMoney
 from services.payment.execution import Executor, Leases
+from services.payment.metrics import NOTIFICATION, PARKED, REQUEST, RecoveryMetrics
 from services.payment.model import Payment, Step, plan
 from services.payment.ports import PaymentStore, RequestRecords
 from services.payment.saga import Context, Saga
@@ -49,6 +50,7 @@ class Recovery:
         cards: CardMoney,
         leases: Leases,
         clock: Clock,
+        metrics: RecoveryMetrics,
     ) -> None:
         self._store = store
         self._requests = requests
@@ -57,6 +59,7 @@ class Recovery:
         self._cards = cards
         self._leases = leases
         self._clock = clock
+        self._metrics = metrics
 
     async def recover(self) -> int:
         """Finish what no living execution is working on; return how many were looked at.
@@ -69,16 +72,17 @@ class Recovery:
         rows = await self._requests.overdue(now_ms=now_ms, limit=_BATCH)
         payment_ids = await self._store.undelivered(now_ms=now_ms, grace_ms=_DELIVERY_GRACE_MS, limit=_BATCH)
         parked = await self._store.parked(now_ms=now_ms, limit=_PARKED_BATCH)
+        self._metrics.looked(len(payment_ids))
         turn = asyncio.Semaphore(_RECOVERIES_AT_ONCE)  # one that waits for a lock must not hold up all others
 
-        async def in_turn(finish: Coroutine[Any, Any, None]) -> CountinghouseError | None:
+        async def in_turn(kind: str, finish: Coroutine[Any, Any, None]) -> CountinghouseError | None:
             async with turn:
-                return await _failure_of(finish)
+                return await self._failure_of(kind, finish)
 
         failures = await asyncio.gather(
-            *(in_turn(self._finish_request(row)) for row in rows),
-            *(in_turn(self._deliver(payment_id)) for payment_id in payment_ids),
-            *(_failure_of(self._reverse_parked(payment)) for payment in parked),
+            *(in_turn(REQUEST, self._finish_request(row)) for row in rows),
+            *(in_turn(NOTIFICATION, self._deliver(payment_id)) for payment_id in payment_ids),
+            *(self._failure_of(PARKED, self._reverse_parked(payment)) for payment in parked),
         )
         for failure in failures:
             if failure is not None:
@@ -119,6 +123,15 @@ class Recovery:
                 await self._store.apply(change, payment.fence)
             await self._saga.hit("recorded", payment, context)
 
+    async def _failure_of(self, kind: str, finish: Awaitable[None]) -> CountinghouseError | None:
+        failure: CountinghouseError | None = None
+        try:
+            await finish
+        except CountinghouseError as error:
+            failure = error
+        self._metrics.taken_up(kind, finished=failure is None)
+        return failure
+
     def _deadline(self) -> CallDeadline:
         return CallDeadline.after(_RECOVERY_S, self._clock)
 
@@ -126,11 +139,3 @@ class Recovery:
 def _recovering(name: str, payment: Payment) -> tracing.Span:
     """Return the span of a recovery: a trace of its own, since no row keeps the trace of the execution before."""
     return tracing.root(name, order_id=loggable(payment.order_id), payment_id=payment.payment_id)
-
-
-async def _failure_of(finish: Awaitable[None]) -> CountinghouseError | None:
-    try:
-        await finish
-    except CountinghouseError as error:
-        return error
-    return None

@@ -228,7 +228,9 @@ class SqlPaymentStore(PaymentStore):
         self._requests = Requests(REQUESTS, guards)
         self._raise_fence = _raise_fence(guarded=guards.fence)
         self._updates: dict[Transition, Update] = {}
-        self._committing: GroupCommit[_Item, Any] = GroupCommit(self._commit_all, key=lambda item: item.key)
+        self._committing: GroupCommit[_Item, Any] = GroupCommit(
+            self._commit_all, key=lambda item: item.key, committed=database.metrics.committed
+        )
 
     async def prepare(self) -> None:
         """Create the unique index, or drop it with the guard off."""

@@ -41,6 +41,7 @@ from services.kernel.release import release
 from services.runtime import process
 from services.runtime.database.clock import DatabaseClock
 from services.runtime.database.database import Database, probe_write
+from services.runtime.database.metrics import DatabaseMetrics
 from services.runtime.database.migrations import bring_up_to_date
 from services.runtime.database.retention import DAY_MS, Retention, remove_old_requests
 from services.runtime.ensemble import Ensemble
@@ -96,6 +97,7 @@ class Runtime:
     advertised: AdvertisedAddress
     metrics: Metrics
     credentials: CredentialMetrics
+    collected: CollectorRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ async def _serve(service: Service, settings: Settings) -> None:
                 settings.database_url,
                 pool=settings.database_pool,
                 statement_timeout_s=settings.statement_timeout_s,
+                metrics=DatabaseMetrics(collected),
             )
         )
         if not await process.migrated_before(stop, database, service, migrate=settings.migrate):
@@ -268,6 +271,7 @@ async def _runtime(
         advertised=AdvertisedAddress(),
         metrics=metrics,
         credentials=credentials,
+        collected=collected,
     )
 
 

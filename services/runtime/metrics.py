@@ -33,7 +33,7 @@ from prometheus_client import (
 )
 
 from coordination.metrics import CALL_SECONDS
-from services.kernel.errors import CountinghouseError
+from services.kernel.errors import STALE_FENCE, CountinghouseError
 
 #: Readers at once; the next one is turned away. A Prometheus is one reader.
 _READERS = 4
@@ -114,6 +114,18 @@ class CallMetrics:
             "Requests of a service that named a person without a delegation of theirs that holds.",
             registry=collected_by,
         )
+        self._replays = Counter(
+            "countinghouse_replays",
+            "Requests answered with the stored answer of an earlier one, by method.",
+            ["method"],
+            registry=collected_by,
+        )
+        self._fence_refusals = Counter(
+            "countinghouse_fence_refusals",
+            "Requests refused because another holder of the order's lock has written since, by method.",
+            ["method"],
+            registry=collected_by,
+        )
         for reason in REFUSAL_REASONS:
             self._refusals.labels(reason)  # from 0: Prometheus sees no increase in a series that begins with 1
 
@@ -149,6 +161,18 @@ class CallMetrics:
         """
         self._calls.labels(method, code.name).inc()
         self._seconds.labels(method).observe(seconds)
+
+    def decided(self, method: str, reason: str, *, replayed: bool) -> None:
+        """Count what became of one request: of a call, or of one in a batch.
+
+        Args:
+            method: The bare name of the call's.
+            reason: Why it was refused; empty: it was not.
+        """
+        if replayed:
+            self._replays.labels(method).inc()
+        if reason == STALE_FENCE:
+            self._fence_refusals.labels(method).inc()
 
 
 class MetricsPage:

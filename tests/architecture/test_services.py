@@ -19,7 +19,7 @@ _MORE = {
     "ledger": {"chain", "trial"},
     "acquirer": {"faults", "peers"},
     "payment": {
-        *("card", "execution", "locks", "pacing", "peers", "recovery", "request_records", "saga", "worker"),
+        *("card", "execution", "locks", "metrics", "pacing", "peers", "recovery", "request_records", "saga", "worker"),
     },
 }
 #: Where a kind of thing is, if anywhere, in every service.

@@ -37,21 +37,25 @@ def calls(method: str, code: str = "OK") -> str:
 
 
 async def test_settled_order_is_counted_by_every_service(stack: Stack, cashier: RecordingClient) -> None:
-    """One Settle at the one payment instance, one claim and one completion at the order service, one Post at the
-    ledger; another clerk's is refused, and counted as that. At the other payment instance nothing moved.
+    """One Settle at the one payment instance, and one that replays it; one claim and one completion at the order
+    service, one Post at the ledger; another clerk's is refused, and counted as that. At the other payment instance
+    nothing moved.
     """
     names = ("payment-1", "payment-2", "order-1", "ledger-1")
     order_id = await cashier.new_order()
     before = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
-    await cashier.settle_ok(order_id, at="payment-1")
+    key = new_id("settle")
+    for _ in range(2):
+        await cashier.settle_ok(order_id, key, at="payment-1")
     await refusal(cashier.settle_once(order_id, new_id(), at="payment-1"))
     after = dict(zip(names, await asyncio.gather(*(samples_of(stack, name) for name in names)), strict=True))
 
     def moved(instance: str, *counts: str) -> list[float]:
         return [after[instance].get(count, 0) - before[instance].get(count, 0) for count in counts]
 
-    assert moved("payment-1", calls("Settle"), calls("Settle", "ALREADY_EXISTS")) == [1, 1]
-    assert moved("payment-1", 'countinghouse_call_seconds_count{method="Settle"}') == [2]
+    assert moved("payment-1", calls("Settle"), calls("Settle", "ALREADY_EXISTS")) == [2, 1]
+    assert moved("payment-1", 'countinghouse_replays_total{method="Settle"}') == [1]
+    assert moved("payment-1", 'countinghouse_call_seconds_count{method="Settle"}') == [3]
     assert moved("payment-2", calls("Settle"), calls("Settle", "ALREADY_EXISTS")) == [0, 0]
     assert moved("order-1", calls("ClaimOrder"), calls("CompleteOrder")) == [2, 1]
     assert moved("ledger-1", calls("Post")) == [1]

@@ -49,6 +49,7 @@ from services.runtime.database.errors import (
     keep_values_out,
     translated,
 )
+from services.runtime.database.metrics import DatabaseMetrics
 from services.runtime.database.postgresql import PostgresqlBackend
 from services.runtime.database.postgresql_tls import parse_url
 from services.runtime.database.sqlite import SqliteBackend
@@ -83,9 +84,12 @@ class Database:
         url: `sqlite:///file` or `postgresql+asyncpg://…`; see `runtime/database/postgresql.py` for the password.
         pool: How many connections at most.
         statement_timeout_s: PostgreSQL: how long one statement may take; see there as well.
+        metrics: Counts what its stores commit; None: it is not read.
     """
 
-    def __init__(self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, pool: int = 8, statement_timeout_s: float = 5.0, metrics: DatabaseMetrics | None = None
+    ) -> None:
         parsed = parse_url(url)
         self.url = url
         self.name = parsed.render_as_string(hide_password=True)
@@ -96,6 +100,7 @@ class Database:
         keep_values_out(self._backend.sync_engine)
         self._system = parsed.get_backend_name()
         self._writes_fail = False
+        self.metrics = metrics or DatabaseMetrics()
 
     async def __aenter__(self) -> Self:
         return self

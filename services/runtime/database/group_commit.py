@@ -56,6 +56,7 @@ class GroupCommit(Generic[_I, _O]):
             it raises concerns the batch.
         key: Names what an item is about; None: `commit` takes several items about one thing.
         limit: Items in one batch at most.
+        committed: Is told of each commit how many items it had.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class GroupCommit(Generic[_I, _O]):
         *,
         key: Callable[[_I], Hashable] | None = None,
         limit: int = _LIMIT,
+        committed: Callable[[int], None] | None = None,
     ) -> None:
         self._commit = commit
         self._key = key
         self._limit = limit
+        self._committed = committed
         self._context = contextvars.copy_context()
         self._waiting: deque[_Waiting[_I, _O]] = deque()
         self._writer: asyncio.Task[None] | None = None
@@ -127,6 +130,8 @@ class GroupCommit(Generic[_I, _O]):
             with tracing.batch("commit batch", batch):
                 outcomes = await self._commit([waiting.item for waiting in batch])
             answered = list(zip(batch, outcomes, strict=True))
+            if self._committed is not None:
+                self._committed(len(batch))
         except Exception as error:
             if len(batch) > 1 and _may_be_of_one_item(error):
                 await asyncio.gather(*(self._commit_batch([waiting]) for waiting in batch))

@@ -241,8 +241,10 @@ async def serve_each(
                 found = outcome(error=refused.SerializeToString())
             else:
                 found = _answer(outcome, response)
+            reason = "" if refused is None else status.reason_in(refused)
             if refused is not None and span.recording:
-                span.answered(status.code_of_status(refused).name, status.reason_in(refused))
+                span.answered(status.code_of_status(refused).name, reason)
+            whole.decided(reason, call.replayed)
         if call.replayed and "replayed" in found.DESCRIPTOR.fields_by_name:
             found.replayed = True
         return found

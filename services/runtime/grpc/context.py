@@ -20,6 +20,10 @@ def _itself(_named: Principal, caller: Principal) -> Principal:
     return caller
 
 
+def _uncounted(_reason: str, _replayed: bool) -> None:
+    return None
+
+
 @dataclass(slots=True)
 class Call:
     """One call, handed from the servicer to operations and to peers.
@@ -32,6 +36,8 @@ class Call:
         reply_dropped: A failpoint wants the reply to be lost.
         in_batch: It is one of a batch, whose caller waits for all of them.
         represented: Returns for whom a caller acts that names a person; see `DelegationVerifier.represented`.
+        decided: Is told of each request, the one of the call or each of its batch, why it was refused (empty: it was
+            not), and whether its answer is a stored one.
         order_id: The order that it is about, for logs and traces; empty: none, or it is not known yet.
         payment_id: The payment that it is about, likewise.
     """
@@ -43,6 +49,7 @@ class Call:
     reply_dropped: bool = False
     in_batch: bool = False
     represented: Callable[[Principal, Principal], Principal] = _itself
+    decided: Callable[[str, bool], None] = _uncounted
     order_id: str = ""
     payment_id: str = ""
 

@@ -176,6 +176,8 @@ class CallInterceptor(aio.ServerInterceptor):
         finally:
             name, took_s = method.rpartition("/")[2], self._clock.monotonic_s() - started_s
             self._metrics.answered(name, code, took_s)
+            if call is not None:
+                call.decided(reason, call.replayed)
             tracing.answered(code.name, reason)
             log.info(
                 "call",
@@ -222,7 +224,12 @@ class CallInterceptor(aio.ServerInterceptor):
             self._verifier.check_certificate(principal, shown)
         access.check(method, principal)
         deadline = CallDeadline.after(seconds, self._clock).shaved(_REPLY_MARGIN_S)
-        return Call(method, principal, deadline, represented=self._represented)
+        name = method.rpartition("/")[2]
+
+        def decided(reason: str, replayed: bool) -> None:
+            self._metrics.decided(name, reason, replayed=replayed)
+
+        return Call(method, principal, deadline, represented=self._represented, decided=decided)
 
     def _represented(self, named: Principal, caller: Principal) -> Principal:
         found = caller

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from prometheus_client import CollectorRegistry
+
 from countinghouse.payment.v1 import payment_pb2 as pb
 from services.acquirer.model import ChargeState
 from services.kernel.clock import CallDeadline
@@ -15,6 +17,7 @@ from services.kernel.money import Money
 from services.kernel.principal import Principal, Role
 from services.ledger.model import Account, AccountKind, Journal, house_accounts
 from services.order.model import Order, OrderState, cancel
+from services.payment.metrics import RecoveryMetrics
 from services.payment.model import REVERSE, SETTLE, UNANSWERED, Payment, PaymentState, Source
 from services.payment.operations import ParkCommand, PayCommand, PaymentOperations, ReverseCommand, SettleCommand
 from services.payment.ports import Limits
@@ -50,6 +53,7 @@ class Instance:
     operations: PaymentOperations
     process: Process
     failpoints: FakeFailpoints
+    counted: CollectorRegistry
 
 
 class InMemoryCluster:
@@ -95,8 +99,9 @@ class InMemoryCluster:
             guards=self.guards,
             limits=LIMITS,
             instance=name,
+            metrics=RecoveryMetrics(counted := CollectorRegistry()),
         )
-        return Instance(name, operations, process, failpoints)
+        return Instance(name, operations, process, failpoints, counted)
 
     def call(self, principal: Principal, seconds: float = 60) -> Call:
         return Call("/x/y", principal, CallDeadline.after(seconds, self.clock))

@@ -134,6 +134,27 @@ async def test_undeliverable_notification_delays_no_other(cluster: InMemoryClust
     cluster.check()
 
 
+async def test_recovery_counts_what_it_found_and_what_became_of_it(cluster: InMemoryCluster) -> None:
+    """One notification waits for its order's lock, the other is delivered; then the first is as well."""
+    one, worker = cluster.instance(), cluster.instance()
+    one.process.fails("complete", AWAY, times=2)
+    await cluster.settle(one, "s1")
+    await cluster.settle(one, "s2", await cluster.new_order("o2"))
+    cluster.lapse()
+    async with cluster.locks.of("another").hold("o1", WANG, "p0", 1):
+        with pytest.raises(CountinghouseError):
+            await worker.operations.recovery.recover()
+
+    def counted(kind: str, outcome: str) -> float | None:
+        return worker.counted.get_sample_value("countinghouse_recoveries_total", {"kind": kind, "outcome": outcome})
+
+    assert (counted("notification", "finished"), counted("notification", "waits")) == (1, 1)
+    assert worker.counted.get_sample_value("countinghouse_outbox_overdue") == 2
+    await cluster.recovered(by=worker)
+    assert (counted("notification", "finished"), counted("request", "finished")) == (2, 0)
+    assert worker.counted.get_sample_value("countinghouse_outbox_overdue") == 0
+
+
 async def test_recovery_without_zookeeper_keeps_the_request(cluster: InMemoryCluster) -> None:
     """What was begun is not given back; it is tried again when ZooKeeper is back."""
     await left(cluster, "o1", "submit")

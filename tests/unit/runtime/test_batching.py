@@ -330,6 +330,20 @@ class TestServeEach:
         assert b"secret" not in broken.error
         assert not call.reply_dropped
 
+    async def test_each_request_is_told_as_decided(self, call: Call) -> None:
+        """With the reason of its refusal, and whether its answer is a stored one: for the metrics."""
+        told: list[tuple[str, bool]] = []
+        call.decided = lambda reason, replayed: told.append((reason, replayed))
+
+        async def serve(request: pb.ClaimOrderRequest, _context: object) -> pb.ClaimOrderResponse:
+            if request.order_id == "late":
+                raise StaleFence("o1", 1, 2)
+            current_call().replayed = request.order_id == "again"
+            return pb.ClaimOrderResponse(order=pb.Order(order_id=request.order_id))
+
+        await self._serve(serve, "one", "late", "again")
+        assert sorted(told) == [("", False), ("", True), ("STALE_FENCE", False)]
+
     async def test_requests_are_served_at_the_same_time_as_calls_of_their_own(self, call: Call) -> None:
         """So that they are committed together; and one's replay is not another's."""
         began = asyncio.Barrier(3)

@@ -156,6 +156,21 @@ async def test_too_many_waiting_items_are_refused(monkeypatch: pytest.MonkeyPatc
     assert [await task for task in tasks] == ["a done", "b done", "c done"]
 
 
+async def test_sizes_of_commits_are_told() -> None:
+    """Of those that were made: a batch that cannot be committed is told by its items, each alone."""
+    sizes: list[int] = []
+    committing = Committing(c=FailedPrecondition("NO", "no"))
+    commits = GroupCommit(committing, committed=sizes.append)
+    first = await begun(committing, commits, "a")
+    later = [asyncio.create_task(commits.run(item)) for item in "bd"]
+    await asyncio.sleep(0)
+    committing.may_commit.set()
+    await asyncio.gather(*first, *later)
+    with pytest.raises(FailedPrecondition):
+        await commits.run("c")
+    assert sizes == [1, 2]
+
+
 async def test_no_items_are_no_commit() -> None:
     committing = Committing()
     assert await GroupCommit(committing).run_all([]) == []

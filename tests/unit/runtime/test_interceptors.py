@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from services.kernel.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
+    StaleFence,
     Unauthenticated,
 )
 from services.kernel.idempotency import Answer, StoredResponse
@@ -312,6 +314,25 @@ async def test_refusal_is_logged_and_counted_before_its_caller_hears_of_it(
     with capture_logs() as logs, pytest.raises(Unauthenticated):
         await client.create(token="")
     assert seen == [(["call"], 1)]
+
+
+async def test_replays_and_refusals_of_a_fence_are_counted(server: Server, client: Client) -> None:
+    """Of the method each. An answer that is neither is not."""
+
+    async def late(_request: Any, _context: Any) -> Any:
+        raise StaleFence("o1", 1, 2)
+
+    async def again(_request: Any, _context: Any) -> Any:
+        current_call().replayed = True
+        return pb.CreateOrderResponse()
+
+    for behaviour in (server.answer, late, again):
+        server.behaviour = behaviour
+        with suppress(Aborted):
+            await client.create()
+    for name in ("replays", "fence_refusals"):
+        counted = server.counted.get_sample_value(f"countinghouse_{name}_total", {"method": "CreateOrder"})
+        assert counted == 1, name
 
 
 async def test_refused_caller_is_counted_by_reason(server: Server, client: Client, channel: aio.Channel) -> None:
