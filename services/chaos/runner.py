@@ -14,6 +14,7 @@ import random  # noqa: TID251  seeded, so that a run can be repeated
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +32,13 @@ from services.checker.findings import Check, Findings, Verdict, verdict_of
 from services.checker.history import History, HistoryWriter, Outcome, Phase, read_history
 from services.checker.registry import run_checks
 from services.checker.snapshot import UNFINISHED, Reading, read_snapshot, settled_snapshot
+from services.devstack.options import GATEWAY
 from services.kernel.clock import Clock
 from services.kernel.errors import CountinghouseError
 from services.kernel.principal import Role
 from services.testkit.client import Connections, RecordingClient
 from services.testkit.fair_clock import FairClock
+from services.testkit.gateway_client import GatewayClient
 from services.testkit.identities import Identity
 
 #: Nothing may stay unresolved longer than this after the last fault has healed.
@@ -51,8 +54,11 @@ _CALLERS: Final[Mapping[str, tuple[str, Role]]] = {
     "customer-mei": ("mei", Role.CUSTOMER),
     "customer-an": ("an", Role.CUSTOMER),
     "batcher-night": ("night", Role.ACCOUNTANT),
+    "clerk-web": ("web", Role.CASHIER),
     "operator": ("ops", Role.OPERATOR),
 }
+#: Calls through the gateway, where there is one.
+_WEB: Final = "clerk-web"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +188,8 @@ async def _work(
         rng=random.Random(),  # noqa: S311  each injection gets one of its own
     )
     injector = Injector(context, config.fault_types(target), plan, history, seed=config.seed, tell=tell)
-    clients = [_client(target, connections, process) for process in _CALLERS if process != "operator"]
+    callers = [each for each in _CALLERS if each != "operator" and (target.has_gateway or each != _WEB)]
+    clients = [_client(target, connections, process) for process in callers]
     workers = build_workers(clients, shared, seed=config.seed, rate_per_s=config.rate_per_s)
     async with asyncio.TaskGroup() as work:
         for worker, operations in workers:
@@ -199,6 +206,8 @@ async def _work(
 def _client(target: Target, connections: Connections, caller: str, process: str = "") -> RecordingClient:
     name, role = _CALLERS[caller]
     identity = Identity(name, role, target.token(name, role), target.token(name, role, outside=True))
+    if caller == _WEB:
+        return GatewayClient(connections, identity, process or caller, address=partial(target.address, GATEWAY))
     return RecordingClient(connections, identity, process or caller)
 
 

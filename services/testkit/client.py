@@ -95,6 +95,11 @@ def _methods() -> dict[str, _Method]:
 _METHODS: Final[Mapping[str, _Method]] = _methods()
 
 
+def method_of(request: Message) -> str:
+    """Return the method that takes a request: `/package.Service/Method`."""
+    return _METHODS[request.DESCRIPTOR.full_name].path
+
+
 @dataclass(frozen=True, slots=True)
 class CallResult:
     """How a call ended. Times are Unix milliseconds.

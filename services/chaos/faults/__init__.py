@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.chaos.faults import acquirer, clock, network, postgresql, process, replicas, zookeeper
+from services.chaos.faults import acquirer, clock, gateway, network, postgresql, process, replicas, zookeeper
 from services.chaos.faults.types import FaultType
 from services.chaos.targets.target import Target
 
@@ -17,6 +17,7 @@ ALL: Final[tuple[FaultType, ...]] = (
     *postgresql.TYPES,
     *clock.TYPES,
     *replicas.TYPES,
+    *gateway.TYPES,
 )
 
 

@@ -39,6 +39,7 @@ from services.devstack.components import zookeeper
 from services.devstack.deployment import open_deployment
 from services.devstack.files import ca_file, database_url
 from services.devstack.keys import mint
+from services.devstack.options import GATEWAY
 from services.devstack.state import INTERFACES, StackRefused
 from services.kernel.clock import Clock
 from services.kernel.principal import Principal, Role
@@ -56,8 +57,8 @@ _POSTGRESQL: Final = "postgres"
 #: What docker-compose.yml appends to COUNTINGHOUSE_PORTS, by container.
 PORTS: Final[Mapping[str, str]] = dict(
     zip(
-        (*_SERVERS, _POSTGRESQL, *_INSTANCES),
-        ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81"),
+        (*_SERVERS, _POSTGRESQL, *_INSTANCES, GATEWAY),
+        ("11", "12", "13", "32", "51", "52", "61", "62", "71", "72", "81", "80"),
         strict=True,
     )
 )
@@ -107,6 +108,7 @@ class ComposeTarget:
         self._environment = {**options.environment, **meant, "COMPOSE_ANSI": "never"}
         self._docker = Docker(options.project, self._environment)
         self.has_postgresql = not options.replicated
+        self.has_gateway = True
         self.replicas: Replicas | None = PatroniReplicas(self._docker) if options.replicated else None
         self.zookeeper = ",".join(f"{_HOST}:{self._ports[server]}" for server in _SERVERS)
         self._logs = options.data / "containers.log"
@@ -166,6 +168,9 @@ class ComposeTarget:
         return await self._docker.is_paused(instance)
 
     async def wait_serving(self, instance: str) -> None:
+        if instance == GATEWAY:
+            await until(partial(self._docker.is_healthy, GATEWAY), f"{instance} does not come back", _SERVE_WITHIN_S)
+            return
         service = instance.partition("-")[0]
         dialer = self.dialer(outside=instance == ACQUIRER)
         request = health_pb2.HealthCheckRequest(service=INTERFACES.get(service, ""))

@@ -71,6 +71,10 @@ class Docker:
         """Return whether a container is paused."""
         return bool((await self.inspect(name))["State"]["Paused"])
 
+    async def is_healthy(self, name: str) -> bool:
+        """Return whether a container's own health check says that it is."""
+        return bool((await self.inspect(name))["State"]["Health"]["Status"] == "healthy")
+
     async def disconnect(self, name: str, *networks: str) -> None:
         """Take a container out of some of its networks, as compose names them; none named: out of all."""
         addresses = self._addresses.setdefault(name, {})

@@ -32,7 +32,7 @@ from services.checker.snapshot import SERVICES
 from services.devstack.ensemble import ZooKeeperEnsemble
 from services.devstack.files import database_url
 from services.devstack.keys import Keys
-from services.devstack.options import POSTGRESQL
+from services.devstack.options import GATEWAY, POSTGRESQL
 from services.devstack.ports import PortReservation
 from services.devstack.stack import Stack, StackOptions
 from services.kernel.clock import Clock
@@ -86,6 +86,7 @@ class LocalTarget:
         ACQUIRER,
     )
     links = instances
+    has_gateway = True
     dialer: Callable[..., Dialer]
     zookeeper_security: Callable[[], Security]
     replicas: Replicas | None = None
@@ -119,6 +120,7 @@ class LocalTarget:
                 settings_of={name: await self._in_front_of(name) for name in (ACQUIRER, *self.instances[:-1])},
                 environment_of={name: _faked(_clock_file(self._options.data, name)) for name in self.shiftable_clocks},
                 start_timeout_s=90.0,
+                gateway=True,
             )
             self._stack = Stack(options, clock=self._clock, environment=self._options.environment)
             self.dialer, self.zookeeper_security = self._stack.dialer, self._stack.zookeeper_security
@@ -153,6 +155,8 @@ class LocalTarget:
         return self._stack.token(name, role, outside=outside)
 
     def address(self, instance: str) -> str:
+        if instance == GATEWAY:
+            return self._stack.describe().gateway
         return self._proxies[instance][0].listen
 
     async def acquirer_log(self) -> AcquirerLog:

@@ -79,6 +79,7 @@ class Target(Protocol):
         has_postgresql: Whether its database is one PostgreSQL server.
         replicas: The PostgreSQL servers, if there are several.
         shiftable_clocks: The instances whose wall clock can be shifted.
+        has_gateway: Whether a gateway runs, by the name `gateway`.
         dialer: Returns what connects to the services, or with `outside=True` to the acquirer.
         zookeeper_security: Returns how a session comes to ZooKeeper.
     """
@@ -92,6 +93,7 @@ class Target(Protocol):
     has_postgresql: bool
     replicas: Replicas | None
     shiftable_clocks: tuple[str, ...]
+    has_gateway: bool
     dialer: Callable[..., Dialer]
     zookeeper_security: Callable[[], Security]
 

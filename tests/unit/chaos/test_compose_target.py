@@ -52,6 +52,17 @@ case "$*" in
 esac
 """
 
+#: postgres2 is the primary until it is asked twice to give its place to another.
+SWITCHING = """#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >> asked
+[ "$(grep -c switchover asked)" -ge 2 ] && primary=postgres3 || primary=postgres2
+case "$*" in
+  *$primary-1\\ psql*) echo f ;;
+  *psql*) echo t ;;
+esac
+"""
+
 
 @pytest.fixture
 def target(tmp_path: Path) -> ComposeTarget:
@@ -143,6 +154,19 @@ async def test_primary_is_lost_once_another_server_may_take_its_place(tmp_path: 
     assert await replicated.replicas.replaceable_primary() == "postgres2"
     listed = f"exec {PROJECT}-postgres2-1 patronictl --config-file /etc/countinghouse/patroni.yml list --format json"
     assert [each for each in told(tmp_path, "exec") if "patronictl" in each] == [listed] * 3
+
+
+async def test_switchover_is_asked_for_until_another_server_is_the_primary(
+    tmp_path: Path, target: ComposeTarget
+) -> None:
+    """`patronictl` ends with 0 also if it did not succeed."""
+    del target
+    (tmp_path / "docker").write_text(SWITCHING)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    replicated = ComposeTarget(ComposeOptions(tmp_path, PROJECT, environment, replicated=True), SystemClock())
+    assert replicated.replicas is not None
+    await replicated.replicas.switch_over("postgres2")
+    assert len([each for each in told(tmp_path, "exec") if "switchover" in each]) == 2
 
 
 def test_faults_of_the_primary_are_those_of_a_deployment_with_several_servers(tmp_path: Path) -> None:

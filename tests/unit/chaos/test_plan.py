@@ -81,6 +81,7 @@ def test_plan_of_a_seed_of_before_is_still_the_same() -> None:
         links = instances
         has_postgresql = True
         replicas = None
+        has_gateway = False  # as then
         shiftable_clocks = ("payment-2", "order-2")
 
     target = cast(Target, Local())
