@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Annotated, Final
 
 import typer
@@ -42,6 +43,10 @@ async def gateway(
             show_default=False,
         ),
     ] = None,
+    locks: Annotated[
+        bool,
+        typer.Option("--locks/--no-locks", help="Show the queues for locks, for which a user of ZooKeeper is needed."),
+    ] = True,
     breakable: Annotated[
         bool,
         typer.Option("--break-it", help="Let operators kill and freeze the processes of the stack. For development."),
@@ -64,31 +69,35 @@ async def gateway(
     instance = f"{socket.gethostname()}-{os.getpid()}"
     log.configure("gateway", instance, libraries=logging.WARNING)
     with exporting("gateway", instance):
-        await _serve(client, listen, wanted, stop, breakable=breakable)
+        await _serve(client, listen, wanted, stop, locks=locks, breakable=breakable)
 
 
 async def _serve(
-    client: Client, listen: str, people: Sequence[Principal], stop: asyncio.Event, *, breakable: bool
+    client: Client, listen: str, people: Sequence[Principal], stop: asyncio.Event, *, locks: bool, breakable: bool
 ) -> None:
     """Serve until `stop` is set."""
     from services.cli.breaking import OperatorCheck, StackProcesses  # noqa: PLC0415  `--help` does without
+    from services.cli.runs import StackRuns  # noqa: PLC0415
     from services.gateway.app import MAX_REQUESTS  # noqa: PLC0415
     from services.gateway.composition import SERVICES, open_gateway  # noqa: PLC0415
     from services.runtime.http_server import serve_http  # noqa: PLC0415
 
     data = client.connection.data
     channels = {name: await client.channel(name) for name in SERVICES}
-    session = await client.session()
     opening = open_gateway(
         channels,
         client.dialer(),
-        session,
+        await client.session() if locks else None,
         people=people,
         sign=lambda person: mint(data, person, _SIGNED_S, SystemClock()),
         processes=StackProcesses(data) if breakable else None,
         check_operator=OperatorCheck(data) if breakable else None,
+        runs=(runs := StackRuns(data / "runs", SystemClock()) if breakable else None),
     )
-    async with opening as application:
+    async with AsyncExitStack() as stack:
+        if runs is not None:
+            stack.push_async_callback(runs.close)
+        application = await stack.enter_async_context(opening)
         with _listening(listen) as listening:
             host, port = listening.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

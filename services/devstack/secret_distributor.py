@@ -37,7 +37,7 @@ from coordination.files import write_whole
 from services.devstack.components.databases import HOUSE
 from services.devstack.files import SUPERUSER, remember_databases, remote_database_url
 from services.devstack.keys import ENSEMBLE, LOOK_S, ZOOKEEPER, Keys
-from services.devstack.options import POSTGRESQL
+from services.devstack.options import GATEWAY, POSTGRESQL
 from services.devstack.state import INTERFACES
 from services.devstack.zookeeper_tree import digest
 from services.kernel.clock import Clock, SystemClock
@@ -159,6 +159,7 @@ class SecretDistributor:
             yield server, "quorum-ca.pem", self._keys.ca_file(ENSEMBLE)
         if self._ensemble:
             yield _TREE, "ca.pem", self._keys.ca_file(ZOOKEEPER)
+        yield GATEWAY, "ca.pem", self._keys.ca_file(GATEWAY)
 
     def _hand(self, reader: str, name: str, file: Path, *, mode: int = 0o600) -> bool:
         """Write a file where it differs; return whether it did."""

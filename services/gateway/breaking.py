@@ -4,6 +4,8 @@ GET /dev/processes                     each process, and whether it runs, is sto
 POST /dev/processes/payment-1:kill     SIGKILL: it is started again
 POST /dev/processes/payment-1:stop     SIGSTOP: it is frozen, as by a long pause
 POST /dev/processes/payment-1:resume   SIGCONT
+
+`/dev/runs` is in `runs.py`, `/dev/registry` in `traffic.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import Any, Final, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.gateway import messages
+from services.gateway import messages, traffic
 from services.gateway.problems import HttpRefusal
+from services.gateway.runs import Runs
 from services.gateway.sign_in import authorization_of
+from services.gateway.traffic import Traffic
 
 ACTIONS: Final = ("kill", "stop", "resume")
 _PATH: Final = re.compile(r"/dev/processes/([A-Za-z0-9-]{1,64}):([a-z]+)")
@@ -46,12 +50,21 @@ class Breaking:
     Args:
         check: Raises unless a header `Bearer …` is an operator's.
         told: Is called with the name of a process and the action, once it is done.
+        runs: What serves the paths of `runs.py`; None: there are none.
+        rules: What serves those of `traffic.py`; None: there are none.
     """
 
     def __init__(
-        self, processes: Processes, check: Callable[[str], Awaitable[None]], told: Callable[[str, str], None]
+        self,
+        processes: Processes,
+        check: Callable[[str], Awaitable[None]],
+        told: Callable[[str, str], None],
+        runs: Runs | None = None,
+        rules: Traffic | None = None,
     ) -> None:
         self._processes = processes
+        self._runs = runs
+        self._rules = rules
         self._check = check
         self._told = told
 
@@ -59,6 +72,10 @@ class Breaking:
         """Answer a request for `/dev/…`."""
         await self._check(authorization_of(request))
         path, verb = request.url.path, request.method
+        if self._runs is not None and self._runs.serves(path):
+            return await self._runs.answer(request)
+        if self._rules is not None and path.startswith(traffic.PATH):
+            return await self._rules.answer(request)
         if (path, verb) == (PROCESSES, "GET"):
             return _json({"processes": self._processes.listed()})
         found = _PATH.fullmatch(path)

@@ -10,9 +10,12 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from services.gateway.examples import EXAMPLES, Example
 from services.gateway.messages import is_credential
 from services.gateway.problems import ALL_STATUSES, CONTENT_TYPE
 from services.gateway.routes import GET, Route, Routes
+from services.kernel.principal import Role
+from services.runtime.grpc.access import MAY_CALL
 
 _INT64: Final = {
     FieldDescriptor.TYPE_INT64,
@@ -45,6 +48,7 @@ def document(routes: Routes) -> dict[str, Any]:
 
 
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    example = EXAMPLES[route.method.name]
     response = {
         "description": "It was served.",
         "content": {"application/json": {"schema": _reference(route.method.output_type, schemas)}},
@@ -56,12 +60,14 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         "operationId": route.method.name,
         "summary": _WORDS.sub(" ", route.method.name).capitalize(),
         "tags": [route.service.rpartition(".")[2]],
-        "parameters": _parameters(route, schemas),
+        "description": f"For: {', '.join(sorted(MAY_CALL[route.full_method] - {Role.SERVICE}))}.",
+        "parameters": _parameters(route, schemas, example),
         "responses": {"200": response, **{str(int(code)): problem for code in _statuses(route)}},
     }
     if route.verb != GET:
         body = _object(route.method.input_type, schemas, without=(*route.variables, route.key))
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        content = {"schema": body, "example": example.body or {}}
+        operation["requestBody"] = {"required": False, "content": {"application/json": content}}  # none is an empty one
     return operation
 
 
@@ -70,9 +76,9 @@ def _statuses(route: Route) -> tuple[int, ...]:
     return tuple(sorted({*found, 405, 413, 415, 408} if route.verb != GET else {*found, 405}))
 
 
-def _parameters(route: Route, schemas: dict[str, Any]) -> list[dict[str, Any]]:
+def _parameters(route: Route, schemas: dict[str, Any], example: Example) -> list[dict[str, Any]]:
     fields = route.method.input_type.fields_by_name
-    found = [
+    found: list[dict[str, Any]] = [
         {"name": fields[name].json_name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in route.variables
     ]
@@ -84,8 +90,13 @@ def _parameters(route: Route, schemas: dict[str, Any]) -> list[dict[str, Any]]:
         ]
     if route.key and route.key not in route.variables:
         name = {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"}
-        found.append({"name": "Idempotency-Key", "in": "header", "required": True, "schema": name})
-    return found
+        key = {"name": "Idempotency-Key", "in": "header", "required": True, "schema": name}
+        found.append({**key, "example": f"{route.method.name}-example"})
+    return [{**each, **_example_of(each["name"], example)} for each in found]
+
+
+def _example_of(parameter: str, example: Example) -> dict[str, str]:
+    return {"example": example.fields[parameter]} if parameter in example.fields else {}
 
 
 def _object(kind: Descriptor, schemas: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:

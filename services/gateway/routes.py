@@ -93,12 +93,16 @@ class Routes:
         self._ordered = sorted(self.documented, key=lambda route: -len(_VARIABLE.sub("", route.path)))
 
     def at(self, path: str) -> dict[str, tuple[Route, dict[str, str]]]:
-        """Return the routes of a path by their verbs, each with the values of its variables."""
+        """Return the routes of a path by their verbs, each with the values of its variables.
+
+        With `/v1/orders/o-1:settle` nothing else can be meant, so it is no order of that name for GET.
+        """
         found: dict[str, tuple[Route, dict[str, str]]] = {}
+        meant = ""
         for route in self._ordered:
             values = route.matched(path)
-            if values is not None:
-                found.setdefault(route.verb, (route, values))
+            if values is not None and route.path == (meant := meant or route.path):
+                found[route.verb] = route, values
         return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from services.devstack.components import zookeeper
 from services.devstack.components.zookeeper import ZooKeeperMissing
@@ -57,20 +57,45 @@ async def harness(stack: Stack) -> AsyncIterator[Harness]:
         yield harness
 
 
+def chromium() -> str | None:
+    """Where Chromium is; None: it is not installed."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+async def new_order(page: Page) -> str:
+    """Makes an order at the counter; returns its id."""
+    await page.get_by_role("button", name="New order").click()
+    shown = page.locator(".order code")
+    await shown.wait_for()
+    return str(await shown.inner_text())
+
+
+async def clerks_press_both(page: Page) -> str:
+    """Has both clerks settle a new order at once; returns its id when each has an answer and has left the queue."""
+    order_id = await new_order(page)
+    await page.get_by_role("button", name="Press both").click()
+    outcomes = page.locator("section.clerk .outcome")
+    await expect(outcomes.filter(has_text="Settled. Payment")).to_have_count(1)
+    await expect(outcomes.filter(has_text="Already settled by")).to_have_count(1)
+    await expect(page.locator(".ticket").filter(has_text="has left")).to_have_count(2)
+    return order_id
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
+    if chromium() is None:
         pytest.skip("there is no Chromium; deploy/setup-chromium.sh installs one")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield browser
         await browser.close()
 
 
 @pytest.fixture
 def open_page(stack: Stack, browser: Browser) -> OpenPage:
-    """`async with open_page(…) as page`: the console, signed in to as `who`. It fails if the page had an error."""
+    """`async with open_page(…) as page`: the console, signed in to as `who`. It fails if the page had an error, unless
+    it has one of `but` in it.
+    """
 
     @asynccontextmanager
     async def open_(
@@ -81,6 +106,7 @@ def open_page(stack: Stack, browser: Browser) -> OpenPage:
         theme: str = "light",
         language: str = "en-GB",
         bypass_csp: bool = False,
+        but: Sequence[str] = (),
     ) -> AsyncIterator[Page]:
         context = await browser.new_context(
             viewport={"width": width, "height": 900},
@@ -92,16 +118,13 @@ def open_page(stack: Stack, browser: Browser) -> OpenPage:
         page = await context.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "console",
-            lambda said: (
-                errors.append(said.text) if said.type == "error" and not said.text.startswith(_REFUSED) else None
-            ),
-        )
-        page.on(
-            "response",
-            lambda answer: errors.append(f"{answer.status} {answer.url}") if answer.status >= 500 else None,
-        )
+
+        def found(error: str) -> None:
+            if not any(each in error for each in (_REFUSED, *but)):
+                errors.append(error)
+
+        page.on("console", lambda said: found(said.text) if said.type == "error" else None)
+        page.on("response", lambda answer: found(f"{answer.status} {answer.url}") if answer.status >= 500 else None)
         await page.goto(f"http://{stack.describe().gateway}/#/{place}")
         await page.locator("ul.people button").filter(has_text=who).first.click()
         await page.locator("nav a[aria-current]").wait_for()

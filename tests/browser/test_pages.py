@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from services.devstack.stack import Stack
 from services.kernel.principal import Role
 from services.testkit.harness import Harness
 from tests.browser.conftest import PATIENCE_MS, OpenPage
+from tests.e2e.command import command_line, document
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -77,7 +79,7 @@ async def test_order_is_settled_by_keyboard_alone(open_page: OpenPage) -> None:
 
 
 async def test_page_says_that_the_gateway_is_away_and_goes_on_by_itself(open_page: OpenPage, stack: Stack) -> None:
-    async with open_page("orders") as page:
+    async with open_page("orders", but=["net::ERR_"]) as page:
         await expect(page.locator("table")).to_be_visible()
         stack.kill("gateway", signal.SIGKILL)
         await expect(page.locator(".notice.away")).to_be_visible()
@@ -94,3 +96,36 @@ async def test_token_signs_in_and_a_wrong_one_says_why(open_page: OpenPage, stac
         await page.get_by_label("Token").fill(stack.token("zhao", Role.AUDITOR))
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.locator(".tools")).to_contain_text("zhao")
+
+
+async def test_instance_that_is_taken_offline_is_shown_as_that(open_page: OpenPage, harness: Harness) -> None:
+    """And gets no calls; back online it has its share again."""
+    async with open_page("registry") as page:
+        row = page.locator("tr").filter(has_text="payment-1")
+        await expect(row.locator(".state")).to_have_text("online")
+        await row.get_by_role("button", name="Take offline payment-1").click()
+        await expect(row.locator(".state")).to_have_text("offline")
+        await row.get_by_role("button", name="Put online payment-1").click()
+        await expect(row.locator(".state")).to_have_text("online")
+        await row.get_by_role("button", name="Halve the weight payment-1").click()
+        await expect(row.locator("td").nth(2)).to_have_text("50")
+        await row.get_by_role("button", name="100 payment-1").click()
+        await expect(row.locator("td").nth(2)).to_have_text("100")
+    await harness.cashier.settle_ok(await harness.new_order())
+
+
+async def test_request_is_repeated_by_the_command_that_is_shown(open_page: OpenPage, stack: Stack) -> None:
+    """With the same request id: so the receipt is the same."""
+    async with open_page() as page:
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await page.get_by_role("button", name="New order").click()
+        await page.get_by_role("button", name="Settle, cash drawer").click()
+        outcome = page.locator("section.clerk .outcome").filter(has_text="Settled. Payment")
+        payment_id = (await outcome.inner_text()).rstrip(".").rpartition(" ")[2]
+        await page.get_by_role("link", name="Requests").click()
+        settled = page.locator("tr").filter(has_text=":settle")
+        await settled.get_by_role("button", name="Copy command").click()
+        program, *arguments = shlex.split(await page.evaluate("navigator.clipboard.readText()"))
+    assert program == "countinghouse"
+    done = await command_line(*arguments, "--json", "--data", str(stack.data))
+    assert document(done)["payment"]["payment_id"] == payment_id

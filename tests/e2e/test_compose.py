@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from countinghouse.payment.v1 import payment_pb2
-from services.chaos.targets.compose import free_digits, named
+from services.chaos.targets.compose import PORTS, free_digits, named
+from services.devstack.options import GATEWAY
 from services.testkit.client import new_id
 from services.testkit.failpoints import DELAY
 from services.testkit.harness import Harness
@@ -96,6 +98,28 @@ async def test_readmes_script_settles_an_order(deployment: Deployment, tmp_path:
     assert (code, errors) == (0, "")
     assert re.search(rf"\bpay_\w+ for {order_id} PAYMENT_STATE_SUCCEEDED", output)
     assert (await deployment.json("order", "get", order_id))["order"]["state"] == "ORDER_STATE_PAID"
+
+
+async def test_order_is_settled_through_the_gateway_by_whom_has_a_token(deployment: Deployment) -> None:
+    """Its console is served as well. Nobody signs in without a token, and nothing can be broken from there."""
+    token = (await deployment.json("token", "--role", "cashier", "--name", "li"))["token"]
+    caller = {"authorization": f"Bearer {token}"}
+    address = f"http://127.0.0.1:{deployment.environment['COUNTINGHOUSE_PORTS']}{PORTS[GATEWAY]}"
+    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+        assert "<title>" in (await http.get("/")).text
+        body = {"customerId": "mei", "amount": {"amount": "12.50", "currencyCode": "CNY"}}
+        made = await http.post("/v1/orders", json=body, headers={**caller, "idempotency-key": new_id()})
+        order_id = made.json()["order"]["orderId"]
+        drawer, key = {"source": "SOURCE_DRAWER"}, {"idempotency-key": new_id()}
+        settled = [
+            await http.post(f"/v1/orders/{order_id}:settle", json=drawer, headers={**caller, **key}) for _ in range(2)
+        ]
+        assert [answer.status_code for answer in settled] == [200, 200]
+        assert settled[0].json() == settled[1].json()
+        assert settled[1].headers["idempotency-replayed"] == "true"
+        assert (await http.post("/session", json={"as": "cashier:li"})).status_code in (401, 403)
+        assert (await http.get("/dev/processes", headers=caller)).status_code == 404
+    assert (await deployment.json("check"))["verdict"] == "ok"
 
 
 async def test_command_runs_in_the_operator_container(deployment: Deployment) -> None:
@@ -175,6 +199,7 @@ async def test_container_reads_only_its_own_secrets(deployment: Deployment) -> N
         ("zoo1", ["zoo2:3888", "order-1:50051"], ["postgres:5432", "acquirer:50081"]),
         ("ledger-1", ["zoo1:2181", "postgres:5432", "order-1:50151"], ["acquirer:50081"]),
         ("order-prune", ["postgres:5432"], ["zoo1:2181", "acquirer:50081"]),
+        ("gateway", ["zoo1:2181", "payment-1:50061"], ["postgres:5432", "acquirer:50081"]),
     ],
 )
 async def test_container_reaches_what_it_needs_and_nothing_else(

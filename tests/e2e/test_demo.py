@@ -124,7 +124,7 @@ class TestAllActs:
         assert caught(details[_SILENT]) == {"acquirer-key"}
 
     async def test_svg_shows_the_acts_that_have_lanes(self, performed: Performed, run: Run, kept: Path) -> None:
-        """As `services/demo/lanes.svg`, which README shows, was made."""
+        """As `services/demo/lanes.svg` was made, which the README there shows."""
         await performed(run)
         svg = (kept.parent / "lanes.svg").read_text(encoding="utf-8").replace("&#160;", " ")
         assert "cashier li" in svg

@@ -14,6 +14,7 @@ import yaml
 
 from services.chaos.targets.compose import PORTS, named
 from services.chaos.targets.docker import service_name
+from services.devstack.options import GATEWAY
 from services.devstack.state import ACQUIRER, INTERFACES
 from services.runtime.grpc.identity import server_name
 
@@ -59,6 +60,7 @@ def test_compose_file_has_every_container() -> None:
         *ONE_SHOT,
         *PRUNES,
         *INSTANCES,
+        GATEWAY,
     }
 
 
@@ -99,7 +101,7 @@ def test_ports_are_open_to_this_machine_only(name: str) -> None:
 
 def test_no_port_is_given_twice() -> None:
     ports = [port.split(":")[2] for service in SERVICES.values() for port in service.get("ports", ())]
-    assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES)
+    assert len(ports) == len(set(ports)) == len(ZOOKEEPERS) + 1 + len(INSTANCES) + 1
 
 
 @every
@@ -112,6 +114,7 @@ def test_container_is_in_the_networks_that_it_needs_and_no_other(name: str) -> N
         ("postgres",): ["data", "bank-data"],
         ("acquirer",): ["bank", "bank-data"],
         ("acquirer-migrate",): ["bank-data"],
+        (GATEWAY,): ["coordination", "front"],
         ("roles", "postgres-certificate"): None,
     }
     kind = service_of(name) if name in INSTANCES else name
@@ -122,7 +125,7 @@ def test_container_is_in_the_networks_that_it_needs_and_no_other(name: str) -> N
 
 def test_networks_answer_at_once_for_a_container_that_is_down() -> None:
     """Docker asks outside for its name; where nothing outside answers, the choice of a leader takes 20 s and more."""
-    assert parsed()["networks"] == dict.fromkeys(("coordination", "data", "bank", "bank-data"))
+    assert parsed()["networks"] == dict.fromkeys(("coordination", "data", "bank", "bank-data", "front"))
 
 
 def test_chaos_run_gives_each_network_addresses_of_its_own() -> None:
@@ -197,7 +200,7 @@ def test_only_the_operator_sees_the_signing_key_and_writes_secrets() -> None:
             assert whose != "operator" or name == "operator"
     handed = {whose for whose, _ in secrets_of("operator")}
     owners = (f"{program}-owner" for program in PROGRAMS)
-    assert handed == {"operator", "roles", "tree", "postgres", *ZOOKEEPERS, *PROGRAMS, *owners}
+    assert handed == {"operator", "roles", "tree", "postgres", *ZOOKEEPERS, *PROGRAMS, *owners, GATEWAY}
 
 
 @pytest.mark.parametrize("name", [*ZOOKEEPERS, "tree"])
@@ -224,6 +227,15 @@ def test_zookeeper_takes_clients_and_servers_over_tls_only(name: str) -> None:
 def test_service_is_a_user_of_zookeeper(name: str) -> None:
     user = SERVICES[name]["environment"].get("COUNTINGHOUSE_ZOOKEEPER_USER_FILE")
     assert user == (None if name == ACQUIRER else "/run/secrets/zookeeper-user")
+
+
+def test_gateway_has_what_callers_have_and_no_more() -> None:
+    """An authority to believe. It calls with the tokens of its callers, and signs none."""
+    service = SERVICES[GATEWAY]
+    assert service["volumes"] == ["gateway-secrets:/run/secrets:ro"]
+    assert service["environment"]["COUNTINGHOUSE_CA_FILE"] == "/run/secrets/ca.pem"
+    assert "--no-locks" in service["command"]
+    assert not re.search(r"--sign-in|--break-it|USER_FILE|TOKEN", str(service))
 
 
 @every

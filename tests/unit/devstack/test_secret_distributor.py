@@ -140,6 +140,12 @@ def test_second_start_hands_out_the_same_again(tmp_path: Path) -> None:
     assert (tmp_path / "ledger" / "verify.jwks").read_bytes() == key
 
 
+def test_gateway_gets_the_authority_that_its_callers_believe_and_nothing_else(tmp_path: Path) -> None:
+    SecretDistributor(tmp_path, SERVICES, ManualClock()).distribute()
+    (file,) = (tmp_path / "gateway").iterdir()
+    assert (file.name, file.read_bytes()) == ("ca.pem", (tmp_path / "order" / "ca.pem").read_bytes())
+
+
 def test_failed_renewal_keeps_nothing_else_from_its_readers(tmp_path: Path) -> None:
     """Tokens and revocations go out while the authority of the acquirer is damaged."""
     clock = ManualClock()

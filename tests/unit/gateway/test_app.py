@@ -225,6 +225,7 @@ async def test_body_that_is_too_large_is_refused_before_it_is_read(
         ("POST", "/", KEY, 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/v1/orders/o1", {}, 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/v1/tickets", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/v1/orders/o1:settle", {}, 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/v1/orders?pageSize=5&pageSize=6", {}, 400, "PARAMETER_INVALID"),
         ("GET", "/v1/orders?pageSize=many", {}, 400, "PARAMETER_INVALID"),
         ("GET", "/v1/orders?nothing=1", {}, 400, "PARAMETER_INVALID"),

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.commands import app
 from services.gateway.app import make_app
 from services.gateway.console import bundle
 from services.gateway.routes import public_routes
@@ -73,3 +75,14 @@ def test_every_word_that_a_page_uses_is_there() -> None:
     for file in (bundle.FOLDER / "src").rglob("*.js"):
         used = set(re.findall(r'\bword\("(\w+)"', file.read_text()))
         assert used <= known, (file.name, used - known)
+
+
+def test_every_command_that_a_page_shows_is_there() -> None:
+    """`commands.js` names them by their words."""
+    text = (bundle.FOLDER / "src" / "commands.js").read_text()
+    found = re.findall(r'=> \["([a-z-]+)"(?:, "([a-z][a-z-]*)")?', text)
+    assert len(found) >= 15
+    for words in found:
+        done = CliRunner().invoke(app, [*filter(None, words), "--help"])
+        assert done.exit_code == 0, words
+        assert " ".join(filter(None, words)) in done.output

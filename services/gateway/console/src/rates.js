@@ -31,11 +31,13 @@ export function Rates() {
   useTopics("looks");
   const place = useRef(null);
   useEffect(() => {
+    const element = place.current; // the reference is empty once the page is left, before this effect ends
+    if (element === null) return undefined;
     const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line") }, ticks: { stroke: colour("--line") } };
     const chart = new uPlot(
       {
-        width: place.current.clientWidth,
+        width: element.clientWidth,
         height: 180,
         legend: { live: false },
         cursor: { show: false },
@@ -45,11 +47,11 @@ export function Rates() {
         hooks: { draw: [(drawn) => mark(drawn, colour("--accent"))] },
       },
       data(),
-      place.current,
+      element,
     );
     const drawing = setInterval(() => chart.setData(data()), 1_000);
-    const fit = new ResizeObserver(() => chart.setSize({ width: place.current.clientWidth, height: 180 }));
-    fit.observe(place.current);
+    const fit = new ResizeObserver(() => chart.setSize({ width: element.clientWidth, height: 180 }));
+    fit.observe(element);
     return () => {
       clearInterval(drawing);
       fit.disconnect();

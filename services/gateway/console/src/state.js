@@ -10,7 +10,7 @@ export const state = {
   /** The last requests, the newest first. */
   requests: [],
   /** Whether the events are being read. */
-  online: false,
+  online: true, // until a connection fails
   language: remembered("language", navigator.language.startsWith("zh") ? "zh" : "en"),
   theme: remembered("theme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"),
 };

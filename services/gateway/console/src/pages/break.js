@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import { call } from "../api.js";
 import { Rates } from "../rates.js";
+import { Runs } from "../runs.js";
 import { state, useTopics } from "../state.js";
 import { html, Table } from "../view.js";
 import { word } from "../words.js";
@@ -62,5 +63,6 @@ export function BreakIt() {
         </span>`,
       ])}
     />
+    <${Runs} />
   `;
 }

@@ -107,7 +107,7 @@ function useDesk() {
   const orderId = order?.orderId;
 
   const add = (lane, kind, text, at = Date.now(), id = `${lane}-${at}-${text}`) =>
-    setSteps((before) => (before.some((each) => each.id === id) ? before : [...before, { id, lane, kind, text, at }]));
+    setSteps((before) => (before.some((each) => each.id === id) ? before : inTime([...before, { id, lane, kind, text, at }])));
   const say = (who, outcome) => setOutcomes((before) => ({ ...before, [who]: outcome }));
 
   useEffect(() => {
@@ -212,4 +212,9 @@ function queued(before, queue) {
     return { ...each, now: holds ? "holds" : "waits", waitedMs };
   });
   return [...kept, ...[...now.values()].map((each) => ({ ...each, now: Number(each.position) === 0 ? "holds" : "waits" }))];
+}
+
+/** By when it happened: what several instances tell comes in any order. */
+function inTime(steps) {
+  return steps.sort((one, other) => one.at - other.at);
 }

@@ -1,6 +1,7 @@
 // The requests of this page, the newest first, each with the command that repeats it.
 
 import { curlOf } from "../api.js";
+import { commandOf } from "../commands.js";
 import { state, useTopics } from "../state.js";
 import { Copy, html, Table } from "../view.js";
 import { moment, word } from "../words.js";
@@ -18,7 +19,10 @@ export function Requests() {
         ${each.replayed && html` <span class="mark" title=${word("replayedHelp")}>${word("replayed")}</span>`}`,
       each.reason,
       each.ms,
-      html`<${Copy} text=${curlOf(each)} label=${word("copy")} />`,
+      html`<span class="buttons">
+        <${Copy} text=${curlOf(each)} label=${word("copy")} />
+        ${commandOf(each) && html`<${Copy} text=${commandOf(each)} label=${word("copyCommand")} />`}
+      </span>`,
     ])}
   />`;
 }

@@ -6,7 +6,7 @@ import { word } from "../words.js";
 import { Counter } from "./counter.js";
 
 /** The words of each act: its title, what to press, what to watch. */
-const ACTS = ["double", "clerks", "reply", "acquirer", "killed"];
+const ACTS = ["double", "clerks", "reply", "acquirer", "killed", "frozen"];
 
 export function Tour({ id }) {
   useTopics("looks");
