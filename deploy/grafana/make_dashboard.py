@@ -77,7 +77,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
                 "p50 {{outcome}}": _quantile(0.5, "coordination_lock_acquire_seconds", ", outcome"),
                 "p99 {{outcome}}": _quantile(0.99, "coordination_lock_acquire_seconds", ", outcome"),
             },
-            "timeout: somebody else had the order for too long.",
+            "timeout: another caller had the order for too long.",
         ),
         Panel(
             "Refused by a fence",

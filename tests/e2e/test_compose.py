@@ -101,7 +101,7 @@ async def test_readmes_script_settles_an_order(deployment: Deployment, tmp_path:
 
 
 async def test_order_is_settled_through_the_gateway_by_whom_has_a_token(deployment: Deployment) -> None:
-    """Its console is served as well. Nobody signs in without a token, and nothing can be broken from there."""
+    """Its console is served as well. A sign-in without a token is refused, and no process can be killed from there."""
     token = (await deployment.json("token", "--role", "cashier", "--name", "li"))["token"]
     caller = {"authorization": f"Bearer {token}"}
     address = f"http://127.0.0.1:{deployment.environment['COUNTINGHOUSE_PORTS']}{PORTS[GATEWAY]}"

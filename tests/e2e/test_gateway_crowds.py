@@ -48,7 +48,7 @@ async def unread(stack: Stack, address: str, number: int) -> AsyncIterator[Count
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_readers_that_never_read_keep_nobody_from_being_served(fresh_stack: FreshStack) -> None:
+async def test_order_is_settled_while_many_readers_never_read(fresh_stack: FreshStack) -> None:
     """500 of them. So many as are let in are let in, the others are refused, and an order is settled meanwhile."""
     async with fresh_stack(gateway=True) as stack:
         address = stack.describe().gateway

@@ -145,7 +145,7 @@ async def test_primary_that_is_cut_off_keeps_the_network_of_its_clients(tmp_path
 
 
 async def test_primary_is_lost_once_another_server_may_take_its_place(tmp_path: Path, target: ComposeTarget) -> None:
-    """While Patroni replaces the synchronous replica, ZooKeeper names none: nobody would be promoted."""
+    """While Patroni replaces the synchronous replica, ZooKeeper names none: no server would be promoted."""
     del target
     (tmp_path / "docker").write_text(WITH_REPLICAS)
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}

@@ -96,7 +96,7 @@ class InProcess:
         )
 
     async def gateway(self, principal: Principal) -> httpx.AsyncClient:
-        """A client of the gateway with somebody's token."""
+        """A client of the gateway with the token of one caller."""
         channels = {name: await self._channel(name) for name in (ORDER_INTERFACE, PAYMENT_INTERFACE)}
         headers = {"authorization": f"Bearer {self._signer.sign(principal, 600)}"}
         transport = httpx.ASGITransport(make_app(public_routes(), ChannelCalls(channels)))

@@ -128,7 +128,7 @@ async def test_refusal_is_told_at_every_level(li: httpx.AsyncClient, spans: Span
 async def test_settles_at_once_are_traces_of_their_own_that_batches_link_to(
     li: httpx.AsyncClient, spans: Spans
 ) -> None:
-    """Each has all of its steps, whoever's task committed them; a batch has a link to each of its items."""
+    """Each has all of its steps, whichever task committed them; a batch has a link to each of its items."""
     count = 12
     orders = [await created(li, f"o{number}") for number in range(count)]
     before = len(spans.all)

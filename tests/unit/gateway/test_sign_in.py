@@ -140,7 +140,7 @@ async def test_person_of_the_development_profile_signs_in_without_a_token(browse
 
 
 async def test_only_its_people_sign_in_without_a_token(services: Services) -> None:
-    """In production nobody does."""
+    """In production no person does."""
     for people, name in (((), "cashier:li"), ((LI,), "operator:li"), ((LI,), "cashier:wang")):
         app = make_app(public_routes(), services, sign_in=SignIn(check, people, token_of))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
@@ -182,7 +182,7 @@ async def test_answers_are_of_no_use_to_other_sites(browser: httpx.AsyncClient) 
 
 
 async def test_page_of_the_development_profile_gets_the_tokens_of_its_people(browser: httpx.AsyncClient) -> None:
-    """No page of another site, and of nobody else."""
+    """No page of another site, and no other program."""
     asked = {"as": "accountant:wang"}
     answer = await browser.post("/session/token", json=asked, headers=SITE)
     assert (answer.status_code, answer.json()["name"]) == (200, "wang")

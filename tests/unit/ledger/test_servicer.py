@@ -196,7 +196,7 @@ async def test_reversal_message_has_every_field(door: Door) -> None:
 
 
 async def test_journals_record_for_whom_the_service_may_act(door: Door) -> None:
-    """A journal and its reversal, whoever the requests name."""
+    """A journal and its reversal, whichever person the requests name."""
     door.may_act = False
     service = clerk_pb2.Clerk(name="payment", role=clerk_pb2.ROLE_SERVICE)
     journal = (await door.ask(post())).journal

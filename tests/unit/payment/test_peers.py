@@ -269,7 +269,7 @@ async def test_order_that_this_release_does_not_understand_is_no_answer(change: 
 
 
 class TestDelegations:
-    """Whoever is named to another service is named with what lets the payment service act for them."""
+    """A person who is named to another service is named with what lets the payment service act for them."""
 
     @staticmethod
     async def shown(call: Callable[[OrderPeer, LedgerPeer], Awaitable[object]]) -> clerk_pb2.Clerk:

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 
 export const state = {
-  /** Who is signed in; null: nobody; undefined: not known yet. */
+  /** Who is signed in; null: no caller; undefined: not known yet. */
   caller: undefined,
   /** In development, whom the page may act as. */
   people: [],
